@@ -1,0 +1,3 @@
+module hodei.dev/libs/domain
+
+go 1.26.0

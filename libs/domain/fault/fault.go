@@ -108,15 +108,10 @@ func (e *Error) Is(target error) bool { k, ok := target.(Kind); return ok && k =
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// KindOf returns the kind of err: the kind itself, that of the outermost
-// [Error], else the first kind that errors.Is answers to, else Internal.
+// KindOf returns the kind of err: that of the outermost [Error], else the kind
+// that err is or answers to, else Internal.
 func KindOf(err error) Kind {
-	var k Kind
-	if errors.As(err, &k) {
-		return k
-	}
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Kind
 	}
 	for _, k := range []Kind{Invalid, NotFound, AlreadyExists, Conflict, Precondition, Exhausted, Unavailable, Denied} {

@@ -71,16 +71,16 @@ func list(s ...string) []string { return s }
 
 // Entries lists every event type that something emits (R3.1, R3.2).
 var Entries = []Entry{
-	of[job.Created]("JobCreated", list(Job), Transition, list(Scheduler), nil, "a job exists and is PENDING"),
+	of[job.Created]("JobCreated", list(Job), Transition, list(Scheduler), list(Scheduler), "a job exists and is PENDING"),
 	of[job.Queued]("JobQueued", list(Job), Notice, list(Scheduler), list(Dispatcher, TimeoutMonitor), "a job waits to be placed"),
-	of[job.Scheduled]("JobScheduled", list(Job), Transition, list(Dispatcher), list(Scheduler, TimeoutMonitor), "a provider makes a worker for the job"),
-	of[job.Assigned]("JobAssigned", list(Job), Transition, list(Dispatcher), list(Scheduler, TimeoutMonitor), "a worker gets the job; an attempt is minted"),
+	of[job.Scheduled]("JobScheduled", list(Job), Transition, list(Dispatcher), list(Scheduler, Dispatcher, TimeoutMonitor), "a provider makes a worker for the job"),
+	of[job.Assigned]("JobAssigned", list(Job), Transition, list(Dispatcher), list(Scheduler, Dispatcher, TimeoutMonitor), "a worker gets the job; an attempt is minted"),
 	of[job.StatusChanged]("JobStatusChanged", list(Job), Transition, list(Scheduler, Dispatcher, Registry, TimeoutMonitor), list(Scheduler, Dispatcher, TimeoutMonitor), "every transition of a job that has no event of its own"),
 	of[job.Requeued]("JobRequeued", list(Job), Transition, list(Dispatcher, Registry, TimeoutMonitor), list(Scheduler, Dispatcher, TimeoutMonitor), "an attempt ended and the job waits again"),
 	of[job.ExecutionError]("JobExecutionError", list(Job), Notice, list(Registry), nil, "an attempt's command failed"),
 	of[job.DispatchFailed]("JobDispatchFailed", list(Job), Notice, list(Dispatcher), nil, "a worker could not be given its job"),
 	of[job.ResultRejected]("JobResultRejected", list(Job), Notice, list(Registry), nil, "a result came too late or from a stale attempt; kept as evidence"),
-	of[job.CancelRequested]("JobCancelRequested", list(Job), Notice, list(Scheduler), list(Registry, Dispatcher, TimeoutMonitor), "somebody wants the job to end"),
+	of[job.CancelRequested]("JobCancelRequested", list(Job), Notice, list(Scheduler), list(Scheduler, Registry, Dispatcher, TimeoutMonitor), "somebody wants the job to end"),
 	of[job.PlacementDeferred]("PlacementDeferred", list(Job), Notice, list(Dispatcher), list(Scheduler), "nothing in the system could run the job as things are"),
 
 	of[worker.ProvisioningRequested]("WorkerProvisioningRequested", list(Worker), Transition, list(Dispatcher, Provisioner), list(Provisioner, Dispatcher, Registry, TimeoutMonitor), "a worker is to be made; it is CREATING"),
@@ -88,23 +88,23 @@ var Entries = []Entry{
 	of[worker.Provisioned]("WorkerProvisioned", list(Worker), Notice, list(Provisioner), list(Registry), "the resource exists"),
 	of[worker.ProvisioningFailed]("WorkerProvisioningFailed", list(Worker), Notice, list(Provisioner), list(Dispatcher), "the resource could not be made"),
 	of[worker.StatusChanged]("WorkerStatusChanged", list(Worker), Transition, list(Dispatcher, Registry, Provisioner, TimeoutMonitor), list(Dispatcher, Registry, Provisioner, TimeoutMonitor), "every transition of a worker but the first and the last"),
-	of[worker.Registered]("WorkerRegistered", list(Worker), Notice, list(Registry), list(Dispatcher), "an agent has proven itself"),
-	of[worker.Ready]("WorkerReady", list(Worker), Notice, list(Registry), list(Dispatcher), "the agent is connected for the first time"),
-	of[worker.ReadyForJob]("WorkerReadyForJob", list(Worker), Notice, list(Registry), list(Dispatcher), "the worker can take a job"),
-	of[worker.Disconnected]("WorkerDisconnected", list(Worker), Notice, list(Registry), list(Dispatcher), "the agent's stream broke; this alone ends nothing"),
-	of[worker.Reconnected]("WorkerReconnected", list(Worker), Notice, list(Registry), list(Dispatcher), "the agent is back with the next session epoch"),
-	of[worker.Lost]("WorkerLost", list(Worker), Notice, list(Registry), nil, "the worker fell silent and is given up"),
-	of[worker.DrainRequested]("WorkerDrainRequested", list(Worker), Notice, list(Registry), nil, "an operator drains the worker, or undoes that"),
+	of[worker.Registered]("WorkerRegistered", list(Worker), Notice, list(Registry), list(Dispatcher, Registry), "an agent has proven itself"),
+	of[worker.Ready]("WorkerReady", list(Worker), Notice, list(Registry), list(Dispatcher, Registry), "the agent is connected for the first time"),
+	of[worker.ReadyForJob]("WorkerReadyForJob", list(Worker), Notice, list(Registry), list(Dispatcher, Registry), "the worker can take a job"),
+	of[worker.Disconnected]("WorkerDisconnected", list(Worker), Notice, list(Registry), list(Dispatcher, Registry, Provisioner), "the agent's stream broke; this alone ends nothing"),
+	of[worker.Reconnected]("WorkerReconnected", list(Worker), Notice, list(Registry), list(Dispatcher, Registry), "the agent is back with the next session epoch"),
+	of[worker.Lost]("WorkerLost", list(Worker), Notice, list(Registry), list(Registry), "the worker fell silent and is given up"),
+	of[worker.DrainRequested]("WorkerDrainRequested", list(Worker), Notice, list(Registry, Provisioner), nil, "an operator drains the worker, or undoes that"),
 	of[worker.RegistrationRejected]("WorkerRegistrationRejected", list(Worker), Notice, list(Registry), nil, "an agent could not prove itself"),
-	of[worker.Terminated]("WorkerTerminated", list(Worker), Transition, list(Provisioner), list(Registry, Dispatcher, TimeoutMonitor), "the provider has confirmed that nothing is left"),
+	of[worker.Terminated]("WorkerTerminated", list(Worker), Transition, list(Provisioner), list(Registry, Dispatcher, Provisioner, TimeoutMonitor), "the provider has confirmed that nothing is left"),
 	of[worker.Heartbeat]("WorkerHeartbeat", list(Worker), Telemetry, list(Agent), list(TimeoutMonitor, Registry), "an agent lives; never in the event log"),
 
-	of[provider.Registered]("ProviderRegistered", list(Provider), Transition, list(Provisioner), list(Dispatcher, Provisioner, TimeoutMonitor), "a provider makes workers"),
+	of[provider.Registered]("ProviderRegistered", list(Provider), Transition, list(Provisioner), list(Scheduler, Dispatcher, Provisioner, TimeoutMonitor), "a provider makes workers"),
 	of[provider.Updated]("ProviderUpdated", list(Provider), Notice, list(Provisioner), list(Dispatcher, Provisioner, TimeoutMonitor), "a provider's settings have changed"),
-	of[provider.Removed]("ProviderRemoved", list(Provider), Transition, list(Provisioner), list(Dispatcher, Provisioner, TimeoutMonitor), "a provider makes no more workers"),
+	of[provider.Removed]("ProviderRemoved", list(Provider), Transition, list(Provisioner), list(Scheduler, Dispatcher, Provisioner, TimeoutMonitor), "a provider makes no more workers"),
 	of[provider.HealthChanged]("ProviderHealthChanged", list(Provider), Notice, list(Provisioner), list(Dispatcher), "a provider became healthy or unhealthy"),
 
-	of[deadline.TimedOut]("StateTimedOut", list(Job, Worker), Notice, list(TimeoutMonitor), list(Registry), "a job or worker stayed in a state longer than it may"),
+	of[deadline.TimedOut]("StateTimedOut", list(Job, Worker), Notice, list(TimeoutMonitor), list(Registry, TimeoutMonitor), "a job or worker stayed in a state longer than it may"),
 }
 
 // Lookup returns the entry of a type.

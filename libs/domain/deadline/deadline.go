@@ -15,7 +15,8 @@ type TimedOut struct {
 	State     string        `json:"state"`
 	Threshold unit.Duration `json:"threshold"`
 	Elapsed   unit.Duration `json:"elapsed"`
-	// Kind is what was measured: "state", or "heartbeat" for the silence of a worker.
+	// Kind is what was measured: the time in the state, the silence of a worker, its
+	// life, or the time since somebody asked for a job's end.
 	Kind string `json:"kind"`
 	// JobID and Attempt are what a worker held.
 	JobID   string `json:"job_id,omitempty"`
@@ -36,6 +37,8 @@ func (TimedOut) EventVersion() int { return 1 }
 const (
 	KindState     = "state"
 	KindHeartbeat = "heartbeat"
+	KindLifetime  = "lifetime"
+	KindCancel    = "cancel"
 )
 
 // The times that liveness rests on (R5.2, design: lost workers).

@@ -184,7 +184,7 @@ func (j Job) current(workerID string, attempt int) error {
 	return nil
 }
 
-// StaleError: an attempt that the job is not, or no longer, in. It is a fault.Precondition.
+// StaleError is about an attempt that the job is not, or no longer, in. It is a fault.Precondition.
 type StaleError struct {
 	JobID                     string
 	State                     State

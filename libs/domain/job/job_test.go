@@ -25,6 +25,7 @@ func given(t *testing.T, j job.Job, steps ...[]job.Event) job.Job {
 	return j
 }
 
+//nolint:thelper // it returns the helper
 func must(t *testing.T) func(events []job.Event, err error) []job.Event {
 	return func(events []job.Event, err error) []job.Event {
 		t.Helper()

@@ -210,7 +210,8 @@ func (w Worker) Undrain(by string) ([]Event, error) {
 		return []Event{note, StatusChanged{From: w.State, To: StateBusy, Reason: reason}}, nil
 	}
 	return []Event{
-		note, StatusChanged{From: w.State, To: StateReady, Reason: reason},
+		note,
+		StatusChanged{From: w.State, To: StateReady, Reason: reason},
 		ReadyForJob{ProviderID: w.ProviderID, Epoch: w.Epoch, JobsDone: w.JobsDone},
 	}, nil
 }

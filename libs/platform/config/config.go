@@ -123,7 +123,7 @@ func (l *loader) validate(v reflect.Value, path string) {
 }
 
 func (l *loader) validateOne(v reflect.Value, path string) {
-	check, ok := v.Addr().Interface().(Validator)
+	check, ok := reflect.TypeAssert[Validator](v.Addr())
 	if !ok {
 		return
 	}

@@ -24,7 +24,7 @@ func Print(w io.Writer, c any) error {
 
 // shown is v in a form that marshals in the order of the struct, secrets masked.
 func shown(v reflect.Value) any {
-	if m, ok := v.Interface().(encoding.TextMarshaler); ok && (v.Kind() != reflect.Pointer || !v.IsNil()) {
+	if m, ok := reflect.TypeAssert[encoding.TextMarshaler](v); ok && (v.Kind() != reflect.Pointer || !v.IsNil()) {
 		text, err := m.MarshalText()
 		if err != nil {
 			return err.Error()

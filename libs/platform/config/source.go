@@ -193,7 +193,7 @@ func (l *loader) environment(v reflect.Value, path string) {
 
 // parse sets v from the text of a variable. A list of strings is separated by commas.
 func parse(v reflect.Value, text string) error {
-	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+	if u, ok := reflect.TypeAssert[encoding.TextUnmarshaler](v.Addr()); ok {
 		return u.UnmarshalText([]byte(text))
 	}
 	if v.Kind() == reflect.String {

@@ -103,8 +103,8 @@ func stop(ctx context.Context, grace time.Duration, log *slog.Logger, all []*run
 	hurry, end := time.NewTimer(grace-grace/10), time.NewTimer(grace)
 	defer hurry.Stop()
 	defer end.Stop()
-	for i := len(all) - 1; i >= 0; i-- {
-		r := all[i]
+	for i, r := range slices.Backward(all) {
+
 		r.cancel()
 	wait:
 		for {

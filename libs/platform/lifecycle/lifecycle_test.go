@@ -70,7 +70,7 @@ func TestFailures(t *testing.T) {
 		"early nil":     {func(context.Context) error { return nil }, []string{"bad: stopped by itself"}},
 		"foreign ended": {func(context.Context) error { return context.Canceled }, []string{"bad: context canceled"}},
 		"a panic":       {func(context.Context) error { panic("oh") }, []string{"bad: panic: oh", "lifecycle_test.go"}},
-		"panic of nil":  {func(context.Context) error { var m map[int]int; m[1] = 1; return nil }, []string{"nil map"}},
+		"panic of nil":  {func(context.Context) error { return errOf(nil) }, []string{"nil pointer"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -145,3 +145,7 @@ func TestPartsSeeTheValuesOfTheContext(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+type broken struct{ err error }
+
+func errOf(b *broken) error { return b.err }

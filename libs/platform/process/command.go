@@ -113,6 +113,19 @@ func rootCommand[C any, P interface {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return misused{err} })
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(versionCommand("hodei-"+s.Name, c.Stdout))
+	root.AddCommand(&cobra.Command{
+		Use:     "ready",
+		Short:   "ask the running service whether it is ready; exits 1 and says why where it is not",
+		Example: "  hodei-" + s.Name + " ready --config /etc/hodei/" + s.Name + ".yaml",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := load()
+			if err != nil {
+				return err
+			}
+			return askReady(cmd.Context(), P(&cfg).CommonConfig().HealthListen, c.Stdout)
+		},
+	})
 	if s.Migrate != nil {
 		root.AddCommand(&cobra.Command{
 			Use:     "migrate",

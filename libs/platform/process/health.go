@@ -173,6 +173,6 @@ func (h *Health) Serve(ctx context.Context, l net.Listener) error {
 	if err := srv.Shutdown(drain); errors.Is(err, context.DeadlineExceeded) {
 		srv.Close()
 	}
-	<-served
+	_ = <-served // ended by the stop; what mattered was returned above
 	return nil
 }

@@ -187,7 +187,7 @@ func pidsBelow(dir string) ([]int, error) {
 		return nil, err
 	}
 	var pids []int
-	for _, f := range strings.Fields(string(raw)) {
+	for f := range strings.FieldsSeq(string(raw)) {
 		if pid, err := strconv.Atoi(f); err == nil && pid > 0 { // 0: in another pid namespace
 			pids = append(pids, pid)
 		}

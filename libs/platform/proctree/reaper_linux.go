@@ -69,7 +69,7 @@ func ownChildren() []int {
 		if err != nil {
 			return childrenByTable() // a kernel without that file
 		}
-		for _, f := range strings.Fields(string(raw)) {
+		for f := range strings.FieldsSeq(string(raw)) {
 			if pid, err := strconv.Atoi(f); err == nil {
 				pids = append(pids, pid)
 			}

@@ -177,7 +177,7 @@ func (t *Tree) killOnce(ps []Process) error {
 	thaw := d.freeze()
 	defer thaw()
 	const stopRounds = 20
-	for i := 0; i < stopRounds; i++ {
+	for range stopRounds {
 		if t.Mode() == Groups {
 			if err := signalAll(ps, syscall.SIGSTOP); err != nil {
 				return err

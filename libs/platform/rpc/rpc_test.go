@@ -89,10 +89,8 @@ func startServer(t *testing.T, o rpc.Options, h *handler, opts ...grpc.DialOptio
 	return s, conn, cancel
 }
 
-func echo(ctx context.Context, conn *grpc.ClientConn, opts ...grpc.CallOption) (string, error) {
-	out := &wrapperspb.StringValue{}
-	err := conn.Invoke(ctx, "/hodei.test.v1.Echo/Echo", wrapperspb.String("x"), out, opts...)
-	return out.Value, err
+func echo(ctx context.Context, conn *grpc.ClientConn, opts ...grpc.CallOption) error {
+	return conn.Invoke(ctx, "/hodei.test.v1.Echo/Echo", wrapperspb.String("x"), &wrapperspb.StringValue{}, opts...)
 }
 
 func watch(ctx context.Context, t *testing.T, conn *grpc.ClientConn) grpc.ClientStream {
@@ -110,7 +108,7 @@ func TestCallIsMadeAtTheEdge(t *testing.T) {
 	var seen rpc.Call
 	conn := start(t, rpc.Options{}, &handler{answer: func(ctx context.Context) error { seen = rpc.CallFrom(ctx); return nil }})
 	var header metadata.MD
-	if _, err := echo(t.Context(), conn, grpc.Header(&header)); err != nil {
+	if err := echo(t.Context(), conn, grpc.Header(&header)); err != nil {
 		t.Fatal(err)
 	}
 	if seen.Actor != rpc.Anonymous || len(seen.CorrelationID) != 36 || seen.CorrelationID[14] != '7' {
@@ -138,13 +136,13 @@ func TestCallTravelsTwoHops(t *testing.T) {
 		return fault.New(fault.Conflict, "taken").WithCode("TAKEN", "read again")
 	}}, rpc.WithTelemetry(tel))
 	first := start(t, rpc.Options{Tel: tel}, &handler{answer: func(ctx context.Context) error {
-		_, err := echo(ctx, second)
+		err := echo(ctx, second)
 		return err
 	}}, rpc.WithTelemetry(tel))
 
 	sent := rpc.Call{CorrelationID: "c-1", Actor: "service/scheduler", CausationID: "e-1"}
 	var header metadata.MD
-	_, err = echo(rpc.WithCall(t.Context(), sent), first, grpc.Header(&header))
+	err = echo(rpc.WithCall(t.Context(), sent), first, grpc.Header(&header))
 	var e *fault.Error
 	if !errors.As(err, &e) || e.Kind != fault.Conflict || e.Code != "TAKEN" || e.Message != "taken" {
 		t.Errorf("the fault became %v", err)
@@ -207,14 +205,14 @@ func TestBadMetadataIsRefusedByName(t *testing.T) {
 		"causation":       {rpc.KeyCausationID, long},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := echo(metadata.AppendToOutgoingContext(t.Context(), tc.key, tc.value), conn)
+			err := echo(metadata.AppendToOutgoingContext(t.Context(), tc.key, tc.value), conn)
 			var e *fault.Error
 			if !errors.As(err, &e) || e.Kind != fault.Invalid || len(e.Fields) != 1 || e.Fields[0].Name != tc.key {
 				t.Errorf("got %v", err)
 			}
 		})
 	}
-	_, err := echo(metadata.AppendToOutgoingContext(t.Context(), rpc.KeyActor, "user/a", rpc.KeyActor, "user/b"), conn)
+	err := echo(metadata.AppendToOutgoingContext(t.Context(), rpc.KeyActor, "user/a", rpc.KeyActor, "user/b"), conn)
 	if !errors.Is(err, fault.Invalid) {
 		t.Errorf("two actors: %v", err)
 	}
@@ -235,7 +233,7 @@ func TestPanicsAndInternalErrorsAreLogged(t *testing.T) {
 	} {
 		out.Reset()
 		h.answer = answer
-		_, err := echo(ctx, conn)
+		err := echo(ctx, conn)
 		if !errors.Is(err, fault.Internal) || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v", err)
 		}
@@ -245,7 +243,7 @@ func TestPanicsAndInternalErrorsAreLogged(t *testing.T) {
 	}
 	out.Reset()
 	h.answer = func(context.Context) error { return fault.NotFound }
-	if _, err := echo(ctx, conn); !errors.Is(err, fault.NotFound) || out.Len() > 0 {
+	if err := echo(ctx, conn); !errors.Is(err, fault.NotFound) || out.Len() > 0 {
 		t.Errorf("%v; an ordinary refusal is logged: %q", err, out.String())
 	}
 }
@@ -357,7 +355,7 @@ func TestUnixSockets(t *testing.T) {
 	stale.Close()
 
 	s, conn, _ := startServer(t, rpc.Options{Listen: "unix://" + path}, &handler{answer: ok})
-	if _, err := echo(t.Context(), conn); err != nil {
+	if err := echo(t.Context(), conn); err != nil {
 		t.Fatal(err)
 	}
 	if s.Addr() != "unix://"+path {
@@ -388,13 +386,13 @@ func TestRestartedServerIsFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if _, err := echo(t.Context(), conn); !errors.Is(err, fault.Unavailable) {
+	if err := echo(t.Context(), conn); !errors.Is(err, fault.Unavailable) {
 		t.Fatalf("nobody listens: %v", err)
 	}
 	start(t, rpc.Options{Listen: addr}, &handler{answer: ok})
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	if _, err := echo(ctx, conn, grpc.WaitForReady(true)); err != nil {
+	if err := echo(ctx, conn, grpc.WaitForReady(true)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -403,12 +401,12 @@ func TestDeadlineAndCancel(t *testing.T) {
 	conn := start(t, rpc.Options{}, &handler{answer: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := echo(ctx, conn); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, fault.Unavailable) {
+	if err := echo(ctx, conn); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, fault.Unavailable) {
 		t.Errorf("deadline: %v", err)
 	}
 	ctx, cancel = context.WithCancel(t.Context())
 	time.AfterFunc(20*time.Millisecond, cancel)
-	if _, err := echo(ctx, conn); !errors.Is(err, context.Canceled) {
+	if err := echo(ctx, conn); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancel: %v", err)
 	}
 }

@@ -35,7 +35,7 @@ func TestEveryKindRoundTrips(t *testing.T) {
 				Fields: []fault.Field{{Name: "retry.max_attempts", Problem: "must be 1 or more"}, {Name: "env", Problem: "b\xffd"}}, RetryAfter: 1500 * time.Millisecond,
 			}
 			h := &handler{answer: func(context.Context) error { return sent }}
-			_, err := echo(t.Context(), start(t, rpc.Options{}, h))
+			err := echo(t.Context(), start(t, rpc.Options{}, h))
 			if !errors.Is(err, kind) || fault.KindOf(err) != kind {
 				t.Fatalf("kind %v of %v", fault.KindOf(err), err)
 			}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -44,9 +45,7 @@ func TestLogCarriesTheContext(t *testing.T) {
 	with := func(more map[string]any) map[string]any {
 		all := map[string]any{"msg": "m", "level": "INFO", "service": "scheduler"}
 		for _, m := range []map[string]any{inCall, more} {
-			for k, v := range m {
-				all[k] = v
-			}
+			maps.Copy(all, m)
 		}
 		return all
 	}

@@ -1,0 +1,112 @@
+package bus
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"hodei.dev/libs/eventing/event"
+)
+
+// PublishTelemetry sends a message of the telemetry stream: a CloudEvent that is
+// no fact, stands in no log and may be lost. It does not wait for an answer. An
+// empty Time is set to now.
+func PublishTelemetry(nc *nats.Conn, e event.Event) error {
+	if e.Time.IsZero() {
+		e.Time = time.Now().UTC()
+	}
+	m := &nats.Msg{Subject: TelemetrySubject(e.Type, e.Stream.ID), Header: e.Header(), Data: e.Data}
+	if err := nc.PublishMsg(m); err != nil {
+		return fmt.Errorf("publish %s of %s: %w", e.Type, e.Stream, err)
+	}
+	return nil
+}
+
+// Telemetry is one telemetry message as the stream holds it.
+type Telemetry struct {
+	event.Event
+	// Stored is when the stream took it, by the server's clock: what silence is judged from.
+	Stored time.Time
+	// Sequence is its place in the stream; it grows as long as anybody publishes.
+	Sequence uint64
+}
+
+// TelemetryConfig says what to subscribe to.
+type TelemetryConfig struct {
+	// Type is the event type, such as "WorkerHeartbeat"; empty means all.
+	Type string
+	// Since replays what the stream still holds from then on; zero means only what is new.
+	Since time.Time
+	// Log gets interruptions and messages that cannot be read. Default slog.Default().
+	Log *slog.Logger
+}
+
+// SubscribeTelemetry calls handle with each telemetry message in order, on one
+// goroutine, until ctx ends (then it returns nil). It survives the loss of its
+// connection, consumer or server; messages may then be missed, as telemetry may.
+// A message that is no CloudEvent is logged and skipped.
+func SubscribeTelemetry(ctx context.Context, js jetstream.JetStream, cfg TelemetryConfig, handle func(Telemetry)) error {
+	log := cfg.Log
+	if log == nil {
+		log = slog.Default()
+	}
+	filter := "hodei.telemetry.>"
+	if cfg.Type != "" {
+		filter = TelemetrySubject(cfg.Type, "*")
+	}
+	since := cfg.Since
+	for ctx.Err() == nil {
+		err := retry(ctx, func() error { return subscribeOnce(ctx, js, filter, &since, log, handle) })
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("subscribe to telemetry %s: %w", filter, err)
+		}
+	}
+	return nil
+}
+
+func subscribeOnce(ctx context.Context, js jetstream.JetStream, filter string, since *time.Time, log *slog.Logger, handle func(Telemetry)) error {
+	oc := jetstream.OrderedConsumerConfig{FilterSubjects: []string{filter}, DeliverPolicy: jetstream.DeliverNewPolicy}
+	if !since.IsZero() {
+		start := *since
+		oc.DeliverPolicy, oc.OptStartTime = jetstream.DeliverByStartTimePolicy, &start
+	}
+	cons, err := js.OrderedConsumer(ctx, TelemetryStream, oc)
+	if err != nil {
+		return err
+	}
+	run, err := cons.Consume(func(m jetstream.Msg) {
+		meta, err := m.Metadata()
+		if err != nil {
+			return
+		}
+		e, err := event.FromMessage(m.Headers(), m.Data())
+		if err != nil {
+			log.Warn("skipped telemetry that is no event", "subject", m.Subject(), "error", err)
+			return
+		}
+		*since = meta.Timestamp.Add(time.Nanosecond)
+		handle(Telemetry{Event: e, Stored: meta.Timestamp, Sequence: meta.Sequence.Stream})
+	}, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+		log.Info("telemetry was interrupted", "error", err)
+	}))
+	if err != nil {
+		return err
+	}
+	defer func() {
+		run.Stop()
+		<-run.Closed()
+	}()
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-run.Closed():
+		return fmt.Errorf("telemetry subscription closed")
+	}
+}

@@ -1,0 +1,89 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"hodei.dev/libs/domain/fault"
+)
+
+type permanentError struct{ error }
+
+func (e permanentError) Unwrap() error { return e.error }
+
+// Permanent marks an error that will stay however often the event is tried: the
+// event is dead-lettered at once. nil stays nil.
+func Permanent(err error) error {
+	if err == nil {
+		return nil
+	}
+	return permanentError{err}
+}
+
+// IsPermanent reports whether err was marked by [Permanent].
+func IsPermanent(err error) bool {
+	var p permanentError
+	return errors.As(err, &p)
+}
+
+type stopError struct{ error }
+
+func (e stopError) Unwrap() error { return e.error }
+
+// Stop marks an error that ends the consumer: Run returns it, nothing is
+// acknowledged. It is for a handler that finds that it must not go on at all,
+// such as one that another instance has replaced. nil stays nil.
+func Stop(err error) error {
+	if err == nil {
+		return nil
+	}
+	return stopError{err}
+}
+
+func isStop(err error) bool {
+	var s stopError
+	return errors.As(err, &s)
+}
+
+// Transient reports whether err says that something else is away and not that
+// the event is bad: it is retried for ever, because the next event would fail the
+// same way. That is fault.Unavailable, an end of time, a lost or refused
+// connection, and Postgres's own classes of the kind.
+func Transient(err error) bool {
+	if err == nil || IsPermanent(err) || isStop(err) {
+		return false
+	}
+	for _, target := range []error{
+		fault.Unavailable, context.DeadlineExceeded, context.Canceled, io.EOF, io.ErrUnexpectedEOF, net.ErrClosed,
+		nats.ErrTimeout, nats.ErrNoResponders, nats.ErrConnectionClosed, nats.ErrDisconnected, nats.ErrNoServers,
+		nats.ErrConnectionReconnecting, nats.ErrReconnectBufExceeded, jetstream.ErrNoStreamResponse,
+	} {
+		if errors.Is(err, target) {
+			return true
+		}
+	}
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return transientState(pg.Code)
+	}
+	var network net.Error
+	var connect *pgconn.ConnectError
+	return errors.As(err, &network) || errors.As(err, &connect) || pgconn.SafeToRetry(err)
+}
+
+// transientState judges Postgres's SQLSTATE codes.
+func transientState(code string) bool {
+	switch code {
+	case "40001", "40P01", "55P03", // serialization, deadlock, lock timeout
+		"57014", "57P01", "57P02", "57P03", "57P05", "25P03", // cancelled, shutdown, crash, starting, idle sessions
+		"25006": // read only: a standby that is about to become the primary
+		return true
+	}
+	return len(code) == 5 && (code[:2] == "08" || code[:2] == "53" || code[:2] == "58") // connection, resources, system
+}

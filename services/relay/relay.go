@@ -54,7 +54,9 @@ func spec() chassis.Spec {
 }
 
 // Migrate brings the event log's schema and the relay's own up to date.
-func Migrate(ctx context.Context, cfg Config) error { return chassis.Migrate(ctx, spec(), cfg.PostgresURL) }
+func Migrate(ctx context.Context, cfg Config) error {
+	return chassis.Migrate(ctx, spec(), cfg.PostgresURL)
+}
 
 // Run relays until ctx ends.
 //

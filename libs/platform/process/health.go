@@ -173,6 +173,8 @@ func (h *Health) Serve(ctx context.Context, l net.Listener) error {
 	if err := srv.Shutdown(drain); errors.Is(err, context.DeadlineExceeded) {
 		srv.Close()
 	}
-	_ = <-served // ended by the stop; what mattered was returned above
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving health checks: %w", err)
+	}
 	return nil
 }

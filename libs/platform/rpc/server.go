@@ -153,7 +153,9 @@ func (s *Server) Run(ctx context.Context) error {
 		s.grpc.Stop()
 		<-drained
 	}
-	_ = <-served // ended by the stop; what mattered was returned above
+	if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serving gRPC on %s: %w", s.Addr(), err)
+	}
 	return nil
 }
 

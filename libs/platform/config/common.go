@@ -22,6 +22,10 @@ type Common struct {
 	// Listen is where gRPC is served: "host:port" (port 0 = any free one) or
 	// "unix:///path". Empty = the service has no gRPC door.
 	Listen string `yaml:"listen" env:"HODEI_LISTEN"`
+	// Insecure accepts that whoever reaches Listen may do anything: clients are not
+	// authenticated yet, so an address that is not loopback or a unix socket is
+	// refused without it. Default false; the flag --insecure.
+	Insecure bool `yaml:"insecure" env:"HODEI_INSECURE"`
 	// HealthListen is where /healthz, /readyz and /metrics are served over HTTP:
 	// "host:port". Empty = not at all.
 	HealthListen string `yaml:"health_listen" env:"HODEI_HEALTH_LISTEN"`
@@ -61,10 +65,21 @@ func (c *Common) Validate() error {
 	if c.Listen != "" && !strings.HasPrefix(c.Listen, "unix:///") && !hostPort(c.Listen) {
 		wrong.Add("listen", `%q must be "host:port" or "unix:///path"`, c.Listen)
 	}
+	if c.Listen != "" && !strings.HasPrefix(c.Listen, "unix:///") && !Loopback(c.Listen) && !c.Insecure {
+		wrong.Add("listen", "%q can be reached from other machines and clients are not authenticated: "+
+			"use a loopback address, or accept that with --insecure (insecure: true, HODEI_INSECURE=true)", c.Listen)
+	}
 	if c.HealthListen != "" && !hostPort(c.HealthListen) {
 		wrong.Add("health_listen", `%q must be "host:port"`, c.HealthListen)
 	}
 	return wrong.Err("the common configuration")
+}
+
+// Loopback reports whether "host:port" can be reached from this machine alone.
+func Loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	ip := net.ParseIP(host)
+	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
 }
 
 func hostPort(addr string) bool {

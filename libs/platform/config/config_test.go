@@ -21,7 +21,7 @@ type service struct {
 	Deadlines map[string]limit  `yaml:"deadlines"`
 	Names     []string          `yaml:"names" env:"HODEI_NAMES"`
 	Labels    map[string]string `yaml:"labels"`
-	Insecure  bool              `yaml:"insecure" env:"HODEI_INSECURE"`
+	Risky     bool              `yaml:"risky" env:"HODEI_RISKY"`
 }
 
 type retry struct {
@@ -82,7 +82,7 @@ labels: {a: b}
 	c := defaults()
 	err := config.Load(&c, file, []string{
 		"HODEI_POSTGRES_URL=postgres://env=x", "HODEI_SHUTDOWN_GRACE=5s", "HODEI_LISTEN=", "HODEI_NAMES=a, b",
-		"HODEI_INSECURE=true", "HODEI_SOMETHING_ELSE=1",
+		"HODEI_RISKY=true", "HODEI_SOMETHING_ELSE=1",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +96,7 @@ labels: {a: b}
 		"map entries merge":          c.Deadlines["ASSIGNED"].After.IsNone() && c.Deadlines["PENDING"].After.IsNone(),
 		"list of structs":            len(c.Providers) == 1 && c.Providers[0].Token == "s3cret",
 		"list from environment":      len(c.Names) == 2 && c.Names[1] == "b",
-		"bool from environment":      c.Insecure,
+		"bool from environment":      c.Risky,
 		"plain map":                  c.Labels["a"] == "b",
 		"common part is reachable":   c.CommonConfig() == &c.Common,
 		"defaults are valid without": config.Load(&service{Common: config.DefaultCommon(), Retry: retry{MaxAttempts: 1}}, "", []string{"HODEI_POSTGRES_URL=x"}) == nil,
@@ -120,7 +120,7 @@ deadlines:
 zzz_unknown: 1
 `)
 	c := defaults()
-	err := config.Load(&c, file, []string{"HODEI_SHUTDOWN_GRACE=soon", "HODEI_LOG_LEVEL=loud", "HODEI_INSECURE=maybe"})
+	err := config.Load(&c, file, []string{"HODEI_SHUTDOWN_GRACE=soon", "HODEI_LOG_LEVEL=loud", "HODEI_RISKY=maybe"})
 	if !errors.Is(err, fault.Invalid) {
 		t.Fatalf("got %v", err)
 	}
@@ -143,7 +143,7 @@ zzz_unknown: 1
 		"deadlines.ASSIGNED.befor":              "line 9: unknown key",
 		"zzz_unknown":                           "line 10: unknown key",
 		"shutdown_grace (HODEI_SHUTDOWN_GRACE)": `"soon" is not a duration such as "30s"`,
-		"insecure (HODEI_INSECURE)":             `"maybe" is not true or false`,
+		"risky (HODEI_RISKY)":                   `"maybe" is not true or false`,
 		"log_level":                             "debug, info, warn or error",
 		"postgres_url":                          "HODEI_POSTGRES_URL",
 	}
@@ -243,6 +243,7 @@ func TestPrint(t *testing.T) {
 	want := `postgres_url: "***"
 nats_url: ""
 listen: ""
+insecure: false
 health_listen: ""
 log_level: info
 log_format: json
@@ -262,7 +263,7 @@ deadlines:
     after: none
 names: []
 labels: {}
-insecure: false
+risky: false
 `
 	if out.String() != want {
 		t.Fatalf("got\n%s\nwant\n%s", out.String(), want)
@@ -278,6 +279,23 @@ func TestDuration(t *testing.T) {
 		var d config.Duration
 		if err := d.UnmarshalText([]byte(text)); (err == nil) != ok {
 			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func TestDoorsBindToLoopbackUnlessToldOtherwise(t *testing.T) {
+	for addr, open := range map[string]bool{
+		"127.0.0.1:1": false, "localhost:1": false, "[::1]:1": false, "unix:///a": false,
+		"0.0.0.0:1": true, ":1": true, "10.1.2.3:1": true, "host:1": true,
+	} {
+		c := config.DefaultCommon()
+		c.Listen = addr
+		if err := c.Validate(); (err != nil) != open {
+			t.Errorf("%s: %v", addr, err)
+		}
+		c.Insecure = true
+		if err := c.Validate(); err != nil {
+			t.Errorf("%s with insecure: %v", addr, err)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -83,10 +84,14 @@ func rootCommand[C any, P interface {
 	Configured
 }](s Service[C], c Command) *cobra.Command {
 	var file string
-	var show bool
+	var show, insecure bool
 	load := func() (C, error) {
 		cfg := s.Default()
-		return cfg, config.Load(&cfg, file, c.Environ)
+		environ := c.Environ
+		if insecure {
+			environ = append(slices.Clone(environ), "HODEI_INSECURE=true")
+		}
+		return cfg, config.Load(&cfg, file, environ)
 	}
 	root := &cobra.Command{
 		Use:   "hodei-" + s.Name,
@@ -109,6 +114,7 @@ func rootCommand[C any, P interface {
 		},
 	}
 	root.PersistentFlags().StringVar(&file, "config", "", "read the configuration from `FILE`")
+	root.PersistentFlags().BoolVar(&insecure, "insecure", false, "serve clients, who are not authenticated yet, on an address that other machines reach")
 	root.Flags().BoolVar(&show, "print-config", false, "print the configuration in effect, secrets masked, and exit")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return misused{err} })
 	root.CompletionOptions.DisableDefaultCmd = true

@@ -89,6 +89,7 @@ type Chassis struct {
 	RPC *rpc.Server
 
 	grace    time.Duration
+	wired    func(err error)
 	version  string
 	started  time.Time
 	active   atomic.Bool
@@ -105,6 +106,9 @@ func Open(ctx context.Context, spec Spec, cfg Config, env process.Env) (*Chassis
 		Name: spec.Name, Log: env.Log, Tel: env.Tel, Health: env.Health,
 		grace: time.Duration(cfg.ShutdownGrace), version: env.Version, started: time.Now(),
 	}
+	// Held until Run: by then every part has registered its own check, so that
+	// readiness cannot flash in between.
+	c.wired = env.Health.Check("wiring")
 	nc, err := bus.Connect(bus.Config{URL: cfg.NATSURL, InProcess: cfg.InProcessNATS, Name: "hodei-" + spec.Name, Log: env.Log})
 	if err != nil {
 		return nil, err
@@ -214,6 +218,7 @@ func (c *Chassis) Exclusive(name string, run func(ctx context.Context) error) li
 // the opposite order. It closes everything before it returns.
 func (c *Chassis) Run(ctx context.Context, parts ...lifecycle.Part) error {
 	defer c.close()
+	c.wired(nil)
 	if c.RPC != nil {
 		parts = append(parts, lifecycle.Part{Name: "grpc", Run: c.RPC.Run})
 	}

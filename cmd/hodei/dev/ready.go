@@ -1,0 +1,79 @@
+package dev
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"hodei.dev/libs/platform/process"
+	"hodei.dev/libs/platform/rpc"
+	platformv1 "hodei.dev/proto/hodei/platform/v1"
+)
+
+// askEvery is how often the services are asked while the process starts or stops.
+const askEvery = 20 * time.Millisecond
+
+// waitReady blocks until every service is ready and has handled the log up to
+// the head that it had when the services were up.
+func waitReady(ctx context.Context, listen string, health map[string]*process.Health) error {
+	for name, h := range health {
+		if err := h.Wait(ctx); err != nil {
+			return fmt.Errorf("service %s: %w", name, err)
+		}
+	}
+	conn, err := rpc.Dial(listen)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	var head int64
+	return ask(ctx, conn, func(services []*platformv1.ServiceStatus) (bool, string) {
+		var behind []string
+		for _, s := range services {
+			if head == 0 {
+				head = max(head, s.GetHead())
+			}
+			if s.GetUnreachable() || s.GetLag() > 0 && s.GetPosition() < head {
+				behind = append(behind, fmt.Sprintf("%s at %d of %d", s.GetName(), s.GetPosition(), head))
+			}
+		}
+		return len(behind) == 0, strings.Join(behind, ", ")
+	})
+}
+
+// settle blocks until a service has handled the whole log, or ctx ends.
+func settle(ctx context.Context, listen string) error {
+	conn, err := rpc.Dial(listen)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return ask(ctx, conn, func(services []*platformv1.ServiceStatus) (bool, string) {
+		return len(services) == 1 && services[0].GetLag() == 0, "the last events"
+	})
+}
+
+// ask asks for the status until enough says that it is, or ctx ends.
+func ask(ctx context.Context, conn *grpc.ClientConn, enough func([]*platformv1.ServiceStatus) (bool, string)) error {
+	client := platformv1.NewStatusServiceClient(conn)
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
+	for {
+		waiting := "an answer"
+		resp, err := client.GetStatus(ctx, &platformv1.GetStatusRequest{})
+		if err == nil {
+			var ok bool
+			if ok, waiting = enough(resp.GetServices()); ok {
+				return nil
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %s: %w", waiting, ctx.Err())
+		}
+	}
+}

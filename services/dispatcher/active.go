@@ -1,0 +1,91 @@
+package dispatcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"hodei.dev/libs/domain/catalogue"
+	"hodei.dev/libs/domain/fault"
+	"hodei.dev/libs/eventing/bus"
+	"hodei.dev/libs/eventing/consumer"
+	"hodei.dev/libs/eventing/event"
+	"hodei.dev/libs/service/chassis"
+	platformv1 "hodei.dev/proto/hodei/platform/v1"
+
+	"hodei.dev/services/dispatcher/internal/app"
+	"hodei.dev/services/dispatcher/internal/metrics"
+	"hodei.dev/services/dispatcher/internal/session"
+)
+
+// active is the part that one replica at a time runs.
+type active struct {
+	chassis *chassis.Chassis
+	cfg     Config
+	meter   *metrics.Metrics
+	current atomic.Pointer[app.Dispatcher] // nil while this replica stands by
+	events  atomic.Pointer[consumer.Consumer]
+}
+
+// run is one activation, with a memory of its own.
+func (a *active) run(ctx context.Context) error {
+	c := a.chassis
+	if err := bus.Ensure(ctx, c.JS, catalogue.Dispatcher, 1); err != nil {
+		return fmt.Errorf("make the dispatcher's streams: %w", err)
+	}
+	d := app.New(app.Config{
+		Log: c.Store, Sessions: session.New(c.NC), Meter: a.meter, Logger: c.Log,
+		Now: time.Now, NewID: event.NewID, Jitter: rand.Float64,
+		InFlight: a.cfg.InFlight, HandOverTimeout: time.Duration(a.cfg.HandOverTimeout),
+	})
+	position, err := d.Activate(ctx)
+	if err != nil {
+		return fmt.Errorf("take over: %w", err)
+	}
+	events, err := consumer.New(consumer.Config{
+		Service: catalogue.Dispatcher, Types: app.Types(), Store: c.Store, NC: c.NC, JS: c.JS,
+		Start: func(context.Context) (int64, error) { return position, nil },
+		Handle: func(ctx context.Context, events []event.Event) error {
+			err := d.Handle(ctx, events)
+			if errors.Is(err, fault.Invalid) {
+				return consumer.Permanent(err)
+			}
+			return err
+		},
+		Log: c.Log, Meter: c.Tel.Meter("hodei.dev/eventing"),
+	})
+	if err != nil {
+		return fmt.Errorf("make the consumer: %w", err)
+	}
+	a.current.Store(d)
+	a.events.Store(events)
+	defer a.current.Store(nil)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return d.Run(ctx) })
+	group.Go(func() error { return events.Run(ctx) })
+	return group.Wait()
+}
+
+func (a *active) figures() app.Figures {
+	if d := a.current.Load(); d != nil {
+		return d.Figures()
+	}
+	return app.Figures{}
+}
+
+func (a *active) status(_ context.Context, s *platformv1.ServiceStatus) {
+	if a.current.Load() == nil {
+		return
+	}
+	f, e := a.figures(), a.events.Load().Status()
+	s.Position, s.Lag, s.DeadLetters = e.Position, e.Pending, e.DeadLetters
+	s.Figures["queue_depth"], s.Figures["idle_workers"], s.Figures["providers"] = int64(f.Queued), int64(f.Idle), int64(f.Providers)
+	if e.Retrying != "" {
+		s.Problems["events"] = e.Retrying
+	}
+}

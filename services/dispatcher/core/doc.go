@@ -1,0 +1,32 @@
+// Package core decides which job runs where: it holds the ready queue, the idle
+// workers and the providers' room in memory, and nothing else.
+//
+// A [State] is fed with what the log says (Observe and Apply, idempotent by
+// version) and asked for decisions. A decision is a proposal: until [State.Settle]
+// its job, and the worker or the room that it takes, are reserved, so that nothing
+// is decided twice while the append is on its way. The log alone makes it true.
+//
+// # Order
+//
+// Higher priority first; at equal priority the namespace with the fewest live jobs
+// (SCHEDULED, ASSIGNED, RUNNING); then age, which is the order of the first queueing:
+// a job that is queued again keeps its place. There is no preemption and no room
+// held free for a big job: smaller ones may overtake it while it does not fit.
+//
+// # Strategy
+//
+// An idle worker before a new one. A SCHEDULED job's own worker is kept for it; of
+// the others the least recently used that fits is taken. A new worker is made by
+// the healthy provider with the most room for workers, the first by name among
+// equals. Every candidate is recorded with its reason.
+//
+// # Cost
+//
+// Jobs are grouped by shape (resources and placement): what does not fit for one
+// job of a shape does not fit for any, so that a group is looked at once per change
+// of room, however many jobs it has. A decision costs O(log n) in the jobs and is
+// linear in the distinct shapes, providers and sizes of idle workers.
+//
+// The package has no clock, no ids of its own making, no I/O and no locks: a State
+// belongs to one goroutine.
+package core

@@ -1,0 +1,321 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"hodei.dev/libs/domain/fault"
+	"hodei.dev/libs/domain/job"
+	"hodei.dev/libs/domain/worker"
+	"hodei.dev/libs/eventing/event"
+	"hodei.dev/libs/eventing/store"
+	"hodei.dev/libs/service/aggregate"
+
+	"hodei.dev/services/dispatcher/core"
+)
+
+// plan is a decision in the form that the log takes.
+type plan struct {
+	kind   string
+	job    job.Job
+	worker worker.Worker
+	append store.Append
+	// facts are those of all changes, in order.
+	facts []any
+	// handOver: the job is to be given to the worker afterwards.
+	handOver bool
+}
+
+// outcome is what came of something that was begun.
+type outcome struct {
+	// settles is the job whose decision has ended; "" where none has.
+	settles string
+	// retryAt holds that job back.
+	retryAt time.Time
+	// events became true; job and worker are read again where somebody else was first.
+	events []observed
+	job    *job.Job
+	worker *worker.Worker
+	// cause is the last event of job.
+	cause event.Event
+	// handed is the job whose hand-over has ended: accepted, refused or overtaken.
+	handed            string
+	accepted, refused bool
+}
+
+// take feeds an outcome back into the state.
+func (d *Dispatcher) take(o outcome) {
+	for _, e := range o.events {
+		d.apply(e)
+	}
+	if o.worker != nil {
+		d.state.ObserveWorker(*o.worker)
+	}
+	if o.job != nil {
+		d.state.ObserveJob(*o.job)
+		d.causes[o.job.ID] = o.cause
+	}
+	if o.handed != "" {
+		delete(d.running, o.handed)
+	}
+	switch {
+	case o.accepted:
+		d.brake.Accepted()
+	case o.refused:
+		d.brake.Refused(d.cfg.Now())
+	}
+	if o.settles != "" {
+		d.inFlight--
+		d.state.Settle(o.settles, o.retryAt)
+	}
+	for _, id := range []string{o.settles, o.handed} {
+		if id != "" && d.state.JobVersion(id) == 0 {
+			delete(d.causes, id)
+		}
+	}
+}
+
+// begin makes a decision true, in a goroutine of its own.
+func (d *Dispatcher) begin(ctx context.Context, now time.Time, decision core.Decision) {
+	d.inFlight++
+	p, err := d.plan(now, decision)
+	if p.handOver && err == nil {
+		d.running[p.job.ID] = p.job.Attempt + 1
+	}
+	d.work.Go(func() {
+		if err != nil {
+			// The domain refuses what the core decided: memory is wrong. Read again.
+			d.cfg.Logger.ErrorContext(ctx, "a decision is not allowed", "job", decision.JobID(), "kind", p.kind, "error", err)
+			d.settleAnew(ctx, p, time.Second)
+			return
+		}
+		d.execute(ctx, p)
+	})
+}
+
+// plan turns a decision into changes, by the domain's rules.
+func (d *Dispatcher) plan(now time.Time, decision core.Decision) (plan, error) {
+	j, ok := d.state.Job(decision.JobID())
+	p := plan{job: j}
+	if !ok {
+		return p, fault.New(fault.Internal, "job %s is not known", decision.JobID())
+	}
+	meta := d.causes[j.ID].CausedBy(service)
+	var err error
+	switch decision := decision.(type) {
+	case core.Assign:
+		p.kind, p.handOver = "assign", true
+		p.worker, _ = d.state.Worker(decision.Worker)
+		var facts []job.Event
+		var taking []worker.Event
+		if facts, err = j.Assign(p.worker.ProviderID, p.worker.ID, p.worker.Epoch, decision.Reason); err == nil {
+			if taking, err = p.worker.Take(j.ID, j.Attempt+1); err == nil {
+				err = p.add(meta, facts, taking)
+			}
+		}
+	case core.Schedule:
+		p.kind = "schedule"
+		p.worker = worker.Worker{ID: d.cfg.NewID()}
+		made := d.request(j, decision)
+		var facts []job.Event
+		if facts, err = j.Schedule(decision.Provider, p.worker.ID, decision.Reason); err == nil {
+			err = p.add(meta, facts, made)
+		}
+	case core.Defer:
+		p.kind = "defer"
+		err = p.add(meta, j.Defer(decision.Reasons), nil)
+	case core.Abandon:
+		p.kind = "abandon"
+		result := job.Result{Failure: job.Fail(job.CategoryProvisioningFailed, "%s", decision.Reason)}
+		var facts []job.Event
+		if facts, err = j.Abandon(result, now, core.Backoff(j.Spent.Infrastructure, d.cfg.Jitter())); err == nil {
+			err = p.add(meta, facts, nil)
+		}
+	}
+	return p, err
+}
+
+// request is the first events of a worker that is to be made for j.
+func (d *Dispatcher) request(j job.Job, s core.Schedule) []worker.Event {
+	p, _ := d.state.Provider(s.Provider)
+	return append(worker.Request(worker.ProvisioningRequested{
+		ProviderID: p.ID, ProviderName: p.Spec.Name, JobID: j.ID,
+		CPUMillis: j.Spec.Resources.CPUMillis, MemoryBytes: j.Spec.Resources.MemoryBytes,
+		JobsPerWorker: p.Spec.JobsPerWorker, Reason: "a job waits for it",
+	}), worker.ProviderSelected{ProviderID: p.ID, JobID: j.ID, Candidates: s.Candidates})
+}
+
+// add puts the facts about the plan's job, and then those about its worker, into its append.
+func (p *plan) add(meta event.Meta, facts []job.Event, about []worker.Event) error {
+	if len(facts) > 0 {
+		c, err := aggregate.JobChange(p.job, meta, facts)
+		if err != nil {
+			return err
+		}
+		p.append.Changes = append(p.append.Changes, c)
+	}
+	if len(about) > 0 {
+		c, err := aggregate.WorkerChange(p.worker, meta, about)
+		if err != nil {
+			return err
+		}
+		p.append.Changes = append(p.append.Changes, c)
+	}
+	for _, f := range facts {
+		p.facts = append(p.facts, f)
+	}
+	for _, f := range about {
+		p.facts = append(p.facts, f)
+	}
+	return nil
+}
+
+// execute appends, tells the state, and hands the job over.
+func (d *Dispatcher) execute(ctx context.Context, p plan) {
+	if len(p.append.Changes) == 0 {
+		d.tell(ctx, outcome{settles: p.job.ID})
+		return
+	}
+	events, err := d.append(ctx, p)
+	switch {
+	case err == nil:
+		d.cfg.Meter.Decided(p.kind)
+		d.tell(ctx, outcome{settles: p.job.ID, events: events})
+		if p.handOver {
+			d.handOver(ctx, p.after(events), events[0].Event)
+		}
+	case ctx.Err() != nil:
+	case errors.Is(err, fault.Conflict):
+		d.cfg.Meter.Conflict(p.kind)
+		d.cfg.Logger.DebugContext(ctx, "somebody else was first", "job", p.job.ID, "kind", p.kind, "error", err)
+		d.settleAnew(ctx, p, 0)
+	default:
+		d.cfg.Logger.ErrorContext(ctx, "a decision cannot be appended", "job", p.job.ID, "kind", p.kind, "error", err)
+		d.settleAnew(ctx, p, 5*time.Second)
+	}
+}
+
+// after is the plan with its job and worker as they are once events are true.
+func (p plan) after(events []observed) plan {
+	for _, e := range events {
+		switch fact := e.fact.(type) {
+		case job.Event:
+			p.job = p.job.Evolve(fact, job.At{Version: e.StreamVersion, Time: e.Time})
+		case worker.Event:
+			p.worker = p.worker.Evolve(fact, worker.At{Version: e.StreamVersion, Time: e.Time})
+		}
+	}
+	return p
+}
+
+// append makes the plan true. While Postgres is away it repeats the same append,
+// which the log answers as the first time.
+func (d *Dispatcher) append(ctx context.Context, p plan) ([]observed, error) {
+	var out []observed
+	err := d.persist(ctx, "append a decision", func() error {
+		events, err := d.cfg.Log.Append(ctx, p.append)
+		if err != nil {
+			return err
+		}
+		out = make([]observed, len(events))
+		for i, e := range events {
+			e.Data = nil
+			out[i] = observed{e, p.facts[i]}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// persist repeats fn with backoff while what it needs is away and ctx goes on.
+func (d *Dispatcher) persist(ctx context.Context, doing string, fn func() error) error {
+	for n := 0; ; n++ {
+		err := fn()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, fault.Unavailable) && !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		wait := core.Backoff(min(n, 4), d.cfg.Jitter())
+		d.cfg.Logger.WarnContext(ctx, "the event log is away, trying again", "doing", doing, "error", err, "in", wait)
+		if !pause(ctx, wait) {
+			return ctx.Err()
+		}
+	}
+}
+
+// settleAnew reads a plan's job and worker again and ends the hold on them; the
+// job is held back for wait.
+func (d *Dispatcher) settleAnew(ctx context.Context, p plan, wait time.Duration) {
+	o, err := d.reload(ctx, p.job.ID, p.worker.ID)
+	if err != nil && ctx.Err() == nil {
+		d.cfg.Logger.ErrorContext(ctx, "a job cannot be read", "job", p.job.ID, "error", err)
+		wait = 30 * time.Second
+	}
+	o.settles = p.job.ID
+	if p.handOver {
+		o.handed = p.job.ID
+	}
+	if wait > 0 {
+		o.retryAt = d.cfg.Now().Add(wait)
+	}
+	d.tell(ctx, o)
+}
+
+// reload reads a job, and a worker where there is one: the given one, else the one
+// that the job is SCHEDULED for.
+func (d *Dispatcher) reload(ctx context.Context, jobID, workerID string) (o outcome, err error) {
+	err = d.persist(ctx, "read a job again", func() error {
+		o = outcome{}
+		events, err := d.cfg.Log.Load(ctx, aggregate.JobStream(jobID), 0)
+		if err != nil {
+			return fmt.Errorf("load job %s: %w", jobID, err)
+		}
+		var j job.Job
+		for _, e := range events {
+			if j, err = aggregate.EvolveJob(j, e); err != nil {
+				return err
+			}
+			o.cause = e
+			o.cause.Data = nil
+		}
+		if j.Version > 0 {
+			o.job = &j
+		}
+		for _, id := range []string{workerID, j.WorkerID} {
+			if id == "" || o.worker != nil || id != workerID && j.State != job.StateScheduled {
+				continue
+			}
+			w, err := aggregate.LoadWorker(ctx, d.cfg.Log, id)
+			if errors.Is(err, fault.NotFound) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			o.worker = &w
+		}
+		return nil
+	})
+	return o, err
+}
+
+// tell hands an outcome to Run's goroutine.
+func (d *Dispatcher) tell(ctx context.Context, o outcome) {
+	select {
+	case d.outcomes <- o:
+	case <-ctx.Done():
+	}
+}
+
+// pause waits and tells whether ctx still goes on.
+func pause(ctx context.Context, wait time.Duration) bool {
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

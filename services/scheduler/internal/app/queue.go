@@ -1,0 +1,182 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"hodei.dev/libs/domain/fault"
+	"hodei.dev/libs/domain/job"
+	"hodei.dev/libs/eventing/event"
+	"hodei.dev/libs/eventing/store"
+	"hodei.dev/libs/service/aggregate"
+	"hodei.dev/services/scheduler/core"
+)
+
+// keyIdempotency is the kind of the keys that clients repeat a call with. A
+// client's own job id needs no key: it is the stream's, and a stream is created once.
+const keyIdempotency = "idempotency"
+
+// Request is a job to queue.
+type Request struct {
+	// Meta is the context of the job's events; its correlation id is the job's.
+	Meta event.Meta
+	// ID is the client's own; empty = one is made.
+	ID             string
+	Spec           job.Spec
+	IdempotencyKey string
+	RetryOf        string
+}
+
+// Queued is the answer to a Request.
+type Queued struct {
+	View
+	// Existed: the job was queued before, with the same id or key and the same spec.
+	Existed bool
+}
+
+// Outcome is what became of one job of a batch.
+type Outcome struct {
+	// ID is the job's; empty where it was refused.
+	ID string
+	// Existed: the job was queued before, with the same id or key and the same spec.
+	Existed bool
+	// Err is why it was refused.
+	Err error
+}
+
+// prepared is a request that is valid.
+type prepared struct {
+	request Request
+	facts   []job.Event
+	digest  []byte
+	change  store.Change
+	keys    []store.Key
+}
+
+// Queue creates a job and queues it, in one append. The same id or key with the
+// same spec returns the first job; with another spec it is AlreadyExists and
+// names the fields that differ.
+func (a *Jobs) Queue(ctx context.Context, r Request) (Queued, error) {
+	p, err := a.prepare(ctx, r, a.providers)
+	if err != nil {
+		return Queued{}, err
+	}
+	return a.queue(ctx, p)
+}
+
+func (a *Jobs) queue(ctx context.Context, p prepared) (Queued, error) {
+	events, err := a.log.Append(ctx, store.Append{Changes: []store.Change{p.change}, Keys: p.keys})
+	var taken *store.KeyTakenError
+	switch {
+	case err == nil:
+		return Queued{View: p.view(events)}, nil
+	case errors.As(err, &taken):
+		return a.existing(ctx, p, taken.Key.Stream.ID, taken.Key.Digest)
+	case errors.Is(err, fault.Conflict):
+		return a.existing(ctx, p, p.change.Stream.ID, nil)
+	default:
+		return Queued{}, fmt.Errorf("queue a job: %w", err)
+	}
+}
+
+// view folds what was just appended, without decoding it again.
+func (p prepared) view(events []event.Event) View {
+	v := View{
+		Job: job.Job{ID: p.change.Stream.ID}, IdempotencyKey: p.request.IdempotencyKey,
+		CorrelationID: p.request.Meta.CorrelationID, QueuedBy: p.request.Meta.Actor,
+	}
+	for i, e := range events {
+		v.Job = v.Job.Evolve(p.facts[i], job.At{Version: e.StreamVersion, Time: e.Time})
+		v.LastEventID = e.ID
+	}
+	return v
+}
+
+// existing answers a request whose id or key was used before. digest is what the
+// first use had, if known: where it is the same, so is the spec.
+func (a *Jobs) existing(ctx context.Context, p prepared, id string, digest []byte) (Queued, error) {
+	v, err := a.Get(ctx, id)
+	if errors.Is(err, fault.NotFound) {
+		return Queued{}, fault.New(fault.AlreadyExists, "the id %s is that of something else than a job", id).
+			WithCode("ID_TAKEN", "make a new UUID for the job")
+	}
+	if err != nil {
+		return Queued{}, err
+	}
+	var fields fault.Fields
+	if p.request.ID != "" && p.request.ID != v.ID {
+		fields.Add("id", "the job with this idempotency key has the id %s", v.ID)
+	}
+	if k := p.request.IdempotencyKey; k != "" && k != v.IdempotencyKey {
+		fields.Add("idempotency_key", "the job with this id was queued with %q", v.IdempotencyKey)
+	}
+	if !bytes.Equal(digest, p.digest) {
+		for _, name := range core.Differences(v.Spec, p.request.Spec) {
+			fields.Add(name, "is not what job %s was queued with", v.ID)
+		}
+	}
+	if len(fields) > 0 {
+		return Queued{}, &fault.Error{
+			Kind: fault.AlreadyExists, Code: "JOB_EXISTS", Fields: fields,
+			Message: fmt.Sprintf("job %s has this id or idempotency key already, and differs in %s", v.ID, names(fields)),
+			Advice:  "send the same spec to get the first job, or use another id or key for another job",
+		}
+	}
+	return Queued{View: v, Existed: true}, nil
+}
+
+func names(fields fault.Fields) string {
+	out := make([]string, len(fields))
+	for i, f := range fields {
+		out[i] = f.Name
+	}
+	return strings.Join(out, ", ")
+}
+
+// prepare validates a request and makes its part of an append.
+func (a *Jobs) prepare(ctx context.Context, r Request, providers Providers) (prepared, error) {
+	facts, err := job.Create(r.Spec, r.RetryOf, r.IdempotencyKey)
+	if err != nil {
+		return prepared{}, err
+	}
+	r.Spec = r.Spec.WithDefaults()
+	if err := checkProvider(ctx, providers, r.Spec.Placement.Provider); err != nil {
+		return prepared{}, err
+	}
+	p := prepared{request: r, facts: facts}
+	if p.digest, err = core.Digest(r.Spec); err != nil {
+		return prepared{}, err
+	}
+	id := r.ID
+	if id == "" {
+		id = event.NewID()
+	}
+	if p.change, err = aggregate.JobChange(job.Job{ID: id}, r.Meta, facts); err != nil {
+		return prepared{}, err
+	}
+	if r.IdempotencyKey != "" {
+		p.keys = []store.Key{{
+			Namespace: r.Spec.Namespace, Kind: keyIdempotency, Value: r.IdempotencyKey, Stream: p.change.Stream, Digest: p.digest,
+		}}
+	}
+	return p, nil
+}
+
+func checkProvider(ctx context.Context, providers Providers, name string) error {
+	if name == "" {
+		return nil
+	}
+	known, err := providers.Known(ctx, name)
+	if err != nil {
+		return fmt.Errorf("look for provider %q: %w", name, err)
+	}
+	if known {
+		return nil
+	}
+	var f fault.Fields
+	f.Add("placement.provider", "there is no provider %q; see `hodei provider list`", clip(name))
+	return f.Err("the job")
+}

@@ -1695,6 +1695,165 @@ func (x *WatchJobResponse) GetJob() *Job {
 	return nil
 }
 
+type WatchJobsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty = all namespaces.
+	Namespace     string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchJobsRequest) Reset() {
+	*x = WatchJobsRequest{}
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchJobsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchJobsRequest) ProtoMessage() {}
+
+func (x *WatchJobsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchJobsRequest.ProtoReflect.Descriptor instead.
+func (*WatchJobsRequest) Descriptor() ([]byte, []int) {
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *WatchJobsRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+type WatchJobsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Changes       []*JobChange           `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchJobsResponse) Reset() {
+	*x = WatchJobsResponse{}
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchJobsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchJobsResponse) ProtoMessage() {}
+
+func (x *WatchJobsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchJobsResponse.ProtoReflect.Descriptor instead.
+func (*WatchJobsResponse) Descriptor() ([]byte, []int) {
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *WatchJobsResponse) GetChanges() []*JobChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+// JobChange is a job's change of state.
+type JobChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	JobId string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// The state that it has now.
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Attempt       int32                  `protobuf:"varint,3,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobChange) Reset() {
+	*x = JobChange{}
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobChange) ProtoMessage() {}
+
+func (x *JobChange) ProtoReflect() protoreflect.Message {
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobChange.ProtoReflect.Descriptor instead.
+func (*JobChange) Descriptor() ([]byte, []int) {
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *JobChange) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *JobChange) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *JobChange) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *JobChange) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
 type CancelJobRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	JobId         string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
@@ -1705,7 +1864,7 @@ type CancelJobRequest struct {
 
 func (x *CancelJobRequest) Reset() {
 	*x = CancelJobRequest{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[21]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1717,7 +1876,7 @@ func (x *CancelJobRequest) String() string {
 func (*CancelJobRequest) ProtoMessage() {}
 
 func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[21]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1730,7 +1889,7 @@ func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobRequest.ProtoReflect.Descriptor instead.
 func (*CancelJobRequest) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{21}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CancelJobRequest) GetJobId() string {
@@ -1756,7 +1915,7 @@ type CancelJobResponse struct {
 
 func (x *CancelJobResponse) Reset() {
 	*x = CancelJobResponse{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[22]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1768,7 +1927,7 @@ func (x *CancelJobResponse) String() string {
 func (*CancelJobResponse) ProtoMessage() {}
 
 func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[22]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1781,7 +1940,7 @@ func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobResponse.ProtoReflect.Descriptor instead.
 func (*CancelJobResponse) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{22}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CancelJobResponse) GetJob() *Job {
@@ -1800,7 +1959,7 @@ type RetryJobRequest struct {
 
 func (x *RetryJobRequest) Reset() {
 	*x = RetryJobRequest{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[23]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1812,7 +1971,7 @@ func (x *RetryJobRequest) String() string {
 func (*RetryJobRequest) ProtoMessage() {}
 
 func (x *RetryJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[23]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1825,7 +1984,7 @@ func (x *RetryJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryJobRequest.ProtoReflect.Descriptor instead.
 func (*RetryJobRequest) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{23}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RetryJobRequest) GetJobId() string {
@@ -1844,7 +2003,7 @@ type RetryJobResponse struct {
 
 func (x *RetryJobResponse) Reset() {
 	*x = RetryJobResponse{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[24]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1856,7 +2015,7 @@ func (x *RetryJobResponse) String() string {
 func (*RetryJobResponse) ProtoMessage() {}
 
 func (x *RetryJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[24]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1869,7 +2028,7 @@ func (x *RetryJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryJobResponse.ProtoReflect.Descriptor instead.
 func (*RetryJobResponse) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{24}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RetryJobResponse) GetJob() *Job {
@@ -1888,7 +2047,7 @@ type GetJobHistoryRequest struct {
 
 func (x *GetJobHistoryRequest) Reset() {
 	*x = GetJobHistoryRequest{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[25]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1900,7 +2059,7 @@ func (x *GetJobHistoryRequest) String() string {
 func (*GetJobHistoryRequest) ProtoMessage() {}
 
 func (x *GetJobHistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[25]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1913,7 +2072,7 @@ func (x *GetJobHistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobHistoryRequest.ProtoReflect.Descriptor instead.
 func (*GetJobHistoryRequest) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{25}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetJobHistoryRequest) GetJobId() string {
@@ -1932,7 +2091,7 @@ type GetJobHistoryResponse struct {
 
 func (x *GetJobHistoryResponse) Reset() {
 	*x = GetJobHistoryResponse{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[26]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1944,7 +2103,7 @@ func (x *GetJobHistoryResponse) String() string {
 func (*GetJobHistoryResponse) ProtoMessage() {}
 
 func (x *GetJobHistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[26]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1957,7 +2116,7 @@ func (x *GetJobHistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobHistoryResponse.ProtoReflect.Descriptor instead.
 func (*GetJobHistoryResponse) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{26}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetJobHistoryResponse) GetEvents() []*Event {
@@ -1977,7 +2136,7 @@ type GetQueueRequest struct {
 
 func (x *GetQueueRequest) Reset() {
 	*x = GetQueueRequest{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[27]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1989,7 +2148,7 @@ func (x *GetQueueRequest) String() string {
 func (*GetQueueRequest) ProtoMessage() {}
 
 func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[27]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2002,7 +2161,7 @@ func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueRequest.ProtoReflect.Descriptor instead.
 func (*GetQueueRequest) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{27}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetQueueRequest) GetNamespace() string {
@@ -2022,7 +2181,7 @@ type GetQueueResponse struct {
 
 func (x *GetQueueResponse) Reset() {
 	*x = GetQueueResponse{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[28]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2034,7 +2193,7 @@ func (x *GetQueueResponse) String() string {
 func (*GetQueueResponse) ProtoMessage() {}
 
 func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[28]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2047,7 +2206,7 @@ func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueResponse.ProtoReflect.Descriptor instead.
 func (*GetQueueResponse) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{28}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetQueueResponse) GetJobs() map[string]int64 {
@@ -2229,7 +2388,16 @@ const file_hodei_scheduler_v1_job_proto_rawDesc = "" +
 	"\x0fWatchJobRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"=\n" +
 	"\x10WatchJobResponse\x12)\n" +
-	"\x03job\x18\x01 \x01(\v2\x17.hodei.scheduler.v1.JobR\x03job\"A\n" +
+	"\x03job\x18\x01 \x01(\v2\x17.hodei.scheduler.v1.JobR\x03job\"0\n" +
+	"\x10WatchJobsRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\"L\n" +
+	"\x11WatchJobsResponse\x127\n" +
+	"\achanges\x18\x01 \x03(\v2\x1d.hodei.scheduler.v1.JobChangeR\achanges\"\x82\x01\n" +
+	"\tJobChange\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x18\n" +
+	"\aattempt\x18\x03 \x01(\x05R\aattempt\x12.\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"A\n" +
 	"\x10CancelJobRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\">\n" +
@@ -2249,14 +2417,15 @@ const file_hodei_scheduler_v1_job_proto_rawDesc = "" +
 	"\x04jobs\x18\x01 \x03(\v2..hodei.scheduler.v1.GetQueueResponse.JobsEntryR\x04jobs\x1a7\n" +
 	"\tJobsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x012\xb0\x06\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x012\x8c\a\n" +
 	"\n" +
 	"JobService\x12U\n" +
 	"\bQueueJob\x12#.hodei.scheduler.v1.QueueJobRequest\x1a$.hodei.scheduler.v1.QueueJobResponse\x12\\\n" +
 	"\tQueueJobs\x12$.hodei.scheduler.v1.QueueJobsRequest\x1a%.hodei.scheduler.v1.QueueJobsResponse(\x010\x01\x12O\n" +
 	"\x06GetJob\x12!.hodei.scheduler.v1.GetJobRequest\x1a\".hodei.scheduler.v1.GetJobResponse\x12U\n" +
 	"\bListJobs\x12#.hodei.scheduler.v1.ListJobsRequest\x1a$.hodei.scheduler.v1.ListJobsResponse\x12W\n" +
-	"\bWatchJob\x12#.hodei.scheduler.v1.WatchJobRequest\x1a$.hodei.scheduler.v1.WatchJobResponse0\x01\x12X\n" +
+	"\bWatchJob\x12#.hodei.scheduler.v1.WatchJobRequest\x1a$.hodei.scheduler.v1.WatchJobResponse0\x01\x12Z\n" +
+	"\tWatchJobs\x12$.hodei.scheduler.v1.WatchJobsRequest\x1a%.hodei.scheduler.v1.WatchJobsResponse0\x01\x12X\n" +
 	"\tCancelJob\x12$.hodei.scheduler.v1.CancelJobRequest\x1a%.hodei.scheduler.v1.CancelJobResponse\x12U\n" +
 	"\bRetryJob\x12#.hodei.scheduler.v1.RetryJobRequest\x1a$.hodei.scheduler.v1.RetryJobResponse\x12d\n" +
 	"\rGetJobHistory\x12(.hodei.scheduler.v1.GetJobHistoryRequest\x1a).hodei.scheduler.v1.GetJobHistoryResponse\x12U\n" +
@@ -2274,7 +2443,7 @@ func file_hodei_scheduler_v1_job_proto_rawDescGZIP() []byte {
 	return file_hodei_scheduler_v1_job_proto_rawDescData
 }
 
-var file_hodei_scheduler_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_hodei_scheduler_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_hodei_scheduler_v1_job_proto_goTypes = []any{
 	(*Script)(nil),                // 0: hodei.scheduler.v1.Script
 	(*Resources)(nil),             // 1: hodei.scheduler.v1.Resources
@@ -2297,82 +2466,89 @@ var file_hodei_scheduler_v1_job_proto_goTypes = []any{
 	(*ListJobsResponse)(nil),      // 18: hodei.scheduler.v1.ListJobsResponse
 	(*WatchJobRequest)(nil),       // 19: hodei.scheduler.v1.WatchJobRequest
 	(*WatchJobResponse)(nil),      // 20: hodei.scheduler.v1.WatchJobResponse
-	(*CancelJobRequest)(nil),      // 21: hodei.scheduler.v1.CancelJobRequest
-	(*CancelJobResponse)(nil),     // 22: hodei.scheduler.v1.CancelJobResponse
-	(*RetryJobRequest)(nil),       // 23: hodei.scheduler.v1.RetryJobRequest
-	(*RetryJobResponse)(nil),      // 24: hodei.scheduler.v1.RetryJobResponse
-	(*GetJobHistoryRequest)(nil),  // 25: hodei.scheduler.v1.GetJobHistoryRequest
-	(*GetJobHistoryResponse)(nil), // 26: hodei.scheduler.v1.GetJobHistoryResponse
-	(*GetQueueRequest)(nil),       // 27: hodei.scheduler.v1.GetQueueRequest
-	(*GetQueueResponse)(nil),      // 28: hodei.scheduler.v1.GetQueueResponse
-	nil,                           // 29: hodei.scheduler.v1.JobSpec.EnvEntry
-	nil,                           // 30: hodei.scheduler.v1.JobSpec.LabelsEntry
-	nil,                           // 31: hodei.scheduler.v1.JobSpec.AnnotationsEntry
-	nil,                           // 32: hodei.scheduler.v1.Job.LabelsEntry
-	nil,                           // 33: hodei.scheduler.v1.ListJobsRequest.LabelsEntry
-	nil,                           // 34: hodei.scheduler.v1.GetQueueResponse.JobsEntry
-	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
+	(*WatchJobsRequest)(nil),      // 21: hodei.scheduler.v1.WatchJobsRequest
+	(*WatchJobsResponse)(nil),     // 22: hodei.scheduler.v1.WatchJobsResponse
+	(*JobChange)(nil),             // 23: hodei.scheduler.v1.JobChange
+	(*CancelJobRequest)(nil),      // 24: hodei.scheduler.v1.CancelJobRequest
+	(*CancelJobResponse)(nil),     // 25: hodei.scheduler.v1.CancelJobResponse
+	(*RetryJobRequest)(nil),       // 26: hodei.scheduler.v1.RetryJobRequest
+	(*RetryJobResponse)(nil),      // 27: hodei.scheduler.v1.RetryJobResponse
+	(*GetJobHistoryRequest)(nil),  // 28: hodei.scheduler.v1.GetJobHistoryRequest
+	(*GetJobHistoryResponse)(nil), // 29: hodei.scheduler.v1.GetJobHistoryResponse
+	(*GetQueueRequest)(nil),       // 30: hodei.scheduler.v1.GetQueueRequest
+	(*GetQueueResponse)(nil),      // 31: hodei.scheduler.v1.GetQueueResponse
+	nil,                           // 32: hodei.scheduler.v1.JobSpec.EnvEntry
+	nil,                           // 33: hodei.scheduler.v1.JobSpec.LabelsEntry
+	nil,                           // 34: hodei.scheduler.v1.JobSpec.AnnotationsEntry
+	nil,                           // 35: hodei.scheduler.v1.Job.LabelsEntry
+	nil,                           // 36: hodei.scheduler.v1.ListJobsRequest.LabelsEntry
+	nil,                           // 37: hodei.scheduler.v1.GetQueueResponse.JobsEntry
+	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
 }
 var file_hodei_scheduler_v1_job_proto_depIdxs = []int32{
 	0,  // 0: hodei.scheduler.v1.JobSpec.script:type_name -> hodei.scheduler.v1.Script
-	29, // 1: hodei.scheduler.v1.JobSpec.env:type_name -> hodei.scheduler.v1.JobSpec.EnvEntry
+	32, // 1: hodei.scheduler.v1.JobSpec.env:type_name -> hodei.scheduler.v1.JobSpec.EnvEntry
 	1,  // 2: hodei.scheduler.v1.JobSpec.resources:type_name -> hodei.scheduler.v1.Resources
-	30, // 3: hodei.scheduler.v1.JobSpec.labels:type_name -> hodei.scheduler.v1.JobSpec.LabelsEntry
-	31, // 4: hodei.scheduler.v1.JobSpec.annotations:type_name -> hodei.scheduler.v1.JobSpec.AnnotationsEntry
+	33, // 3: hodei.scheduler.v1.JobSpec.labels:type_name -> hodei.scheduler.v1.JobSpec.LabelsEntry
+	34, // 4: hodei.scheduler.v1.JobSpec.annotations:type_name -> hodei.scheduler.v1.JobSpec.AnnotationsEntry
 	2,  // 5: hodei.scheduler.v1.JobSpec.retry:type_name -> hodei.scheduler.v1.Retry
 	3,  // 6: hodei.scheduler.v1.JobSpec.placement:type_name -> hodei.scheduler.v1.Placement
-	35, // 7: hodei.scheduler.v1.Attempt.assigned_at:type_name -> google.protobuf.Timestamp
-	35, // 8: hodei.scheduler.v1.Attempt.started_at:type_name -> google.protobuf.Timestamp
-	35, // 9: hodei.scheduler.v1.Attempt.finished_at:type_name -> google.protobuf.Timestamp
+	38, // 7: hodei.scheduler.v1.Attempt.assigned_at:type_name -> google.protobuf.Timestamp
+	38, // 8: hodei.scheduler.v1.Attempt.started_at:type_name -> google.protobuf.Timestamp
+	38, // 9: hodei.scheduler.v1.Attempt.finished_at:type_name -> google.protobuf.Timestamp
 	5,  // 10: hodei.scheduler.v1.Attempt.failure:type_name -> hodei.scheduler.v1.Failure
 	6,  // 11: hodei.scheduler.v1.Attempt.usage:type_name -> hodei.scheduler.v1.Usage
 	5,  // 12: hodei.scheduler.v1.Job.failure:type_name -> hodei.scheduler.v1.Failure
-	35, // 13: hodei.scheduler.v1.Job.created_at:type_name -> google.protobuf.Timestamp
-	35, // 14: hodei.scheduler.v1.Job.started_at:type_name -> google.protobuf.Timestamp
-	35, // 15: hodei.scheduler.v1.Job.finished_at:type_name -> google.protobuf.Timestamp
-	32, // 16: hodei.scheduler.v1.Job.labels:type_name -> hodei.scheduler.v1.Job.LabelsEntry
-	35, // 17: hodei.scheduler.v1.Job.queued_at:type_name -> google.protobuf.Timestamp
-	35, // 18: hodei.scheduler.v1.Job.not_before:type_name -> google.protobuf.Timestamp
+	38, // 13: hodei.scheduler.v1.Job.created_at:type_name -> google.protobuf.Timestamp
+	38, // 14: hodei.scheduler.v1.Job.started_at:type_name -> google.protobuf.Timestamp
+	38, // 15: hodei.scheduler.v1.Job.finished_at:type_name -> google.protobuf.Timestamp
+	35, // 16: hodei.scheduler.v1.Job.labels:type_name -> hodei.scheduler.v1.Job.LabelsEntry
+	38, // 17: hodei.scheduler.v1.Job.queued_at:type_name -> google.protobuf.Timestamp
+	38, // 18: hodei.scheduler.v1.Job.not_before:type_name -> google.protobuf.Timestamp
 	4,  // 19: hodei.scheduler.v1.Job.spec:type_name -> hodei.scheduler.v1.JobSpec
 	7,  // 20: hodei.scheduler.v1.Job.attempts:type_name -> hodei.scheduler.v1.Attempt
-	35, // 21: hodei.scheduler.v1.Event.time:type_name -> google.protobuf.Timestamp
+	38, // 21: hodei.scheduler.v1.Event.time:type_name -> google.protobuf.Timestamp
 	4,  // 22: hodei.scheduler.v1.QueueJobRequest.spec:type_name -> hodei.scheduler.v1.JobSpec
 	8,  // 23: hodei.scheduler.v1.QueueJobResponse.job:type_name -> hodei.scheduler.v1.Job
 	4,  // 24: hodei.scheduler.v1.QueueJobsRequest.specs:type_name -> hodei.scheduler.v1.JobSpec
 	14, // 25: hodei.scheduler.v1.QueueJobsResponse.results:type_name -> hodei.scheduler.v1.QueueJobsResult
 	8,  // 26: hodei.scheduler.v1.GetJobResponse.job:type_name -> hodei.scheduler.v1.Job
-	33, // 27: hodei.scheduler.v1.ListJobsRequest.labels:type_name -> hodei.scheduler.v1.ListJobsRequest.LabelsEntry
-	35, // 28: hodei.scheduler.v1.ListJobsRequest.since:type_name -> google.protobuf.Timestamp
-	35, // 29: hodei.scheduler.v1.ListJobsRequest.until:type_name -> google.protobuf.Timestamp
+	36, // 27: hodei.scheduler.v1.ListJobsRequest.labels:type_name -> hodei.scheduler.v1.ListJobsRequest.LabelsEntry
+	38, // 28: hodei.scheduler.v1.ListJobsRequest.since:type_name -> google.protobuf.Timestamp
+	38, // 29: hodei.scheduler.v1.ListJobsRequest.until:type_name -> google.protobuf.Timestamp
 	8,  // 30: hodei.scheduler.v1.ListJobsResponse.jobs:type_name -> hodei.scheduler.v1.Job
 	8,  // 31: hodei.scheduler.v1.WatchJobResponse.job:type_name -> hodei.scheduler.v1.Job
-	8,  // 32: hodei.scheduler.v1.CancelJobResponse.job:type_name -> hodei.scheduler.v1.Job
-	8,  // 33: hodei.scheduler.v1.RetryJobResponse.job:type_name -> hodei.scheduler.v1.Job
-	9,  // 34: hodei.scheduler.v1.GetJobHistoryResponse.events:type_name -> hodei.scheduler.v1.Event
-	34, // 35: hodei.scheduler.v1.GetQueueResponse.jobs:type_name -> hodei.scheduler.v1.GetQueueResponse.JobsEntry
-	10, // 36: hodei.scheduler.v1.JobService.QueueJob:input_type -> hodei.scheduler.v1.QueueJobRequest
-	12, // 37: hodei.scheduler.v1.JobService.QueueJobs:input_type -> hodei.scheduler.v1.QueueJobsRequest
-	15, // 38: hodei.scheduler.v1.JobService.GetJob:input_type -> hodei.scheduler.v1.GetJobRequest
-	17, // 39: hodei.scheduler.v1.JobService.ListJobs:input_type -> hodei.scheduler.v1.ListJobsRequest
-	19, // 40: hodei.scheduler.v1.JobService.WatchJob:input_type -> hodei.scheduler.v1.WatchJobRequest
-	21, // 41: hodei.scheduler.v1.JobService.CancelJob:input_type -> hodei.scheduler.v1.CancelJobRequest
-	23, // 42: hodei.scheduler.v1.JobService.RetryJob:input_type -> hodei.scheduler.v1.RetryJobRequest
-	25, // 43: hodei.scheduler.v1.JobService.GetJobHistory:input_type -> hodei.scheduler.v1.GetJobHistoryRequest
-	27, // 44: hodei.scheduler.v1.JobService.GetQueue:input_type -> hodei.scheduler.v1.GetQueueRequest
-	11, // 45: hodei.scheduler.v1.JobService.QueueJob:output_type -> hodei.scheduler.v1.QueueJobResponse
-	13, // 46: hodei.scheduler.v1.JobService.QueueJobs:output_type -> hodei.scheduler.v1.QueueJobsResponse
-	16, // 47: hodei.scheduler.v1.JobService.GetJob:output_type -> hodei.scheduler.v1.GetJobResponse
-	18, // 48: hodei.scheduler.v1.JobService.ListJobs:output_type -> hodei.scheduler.v1.ListJobsResponse
-	20, // 49: hodei.scheduler.v1.JobService.WatchJob:output_type -> hodei.scheduler.v1.WatchJobResponse
-	22, // 50: hodei.scheduler.v1.JobService.CancelJob:output_type -> hodei.scheduler.v1.CancelJobResponse
-	24, // 51: hodei.scheduler.v1.JobService.RetryJob:output_type -> hodei.scheduler.v1.RetryJobResponse
-	26, // 52: hodei.scheduler.v1.JobService.GetJobHistory:output_type -> hodei.scheduler.v1.GetJobHistoryResponse
-	28, // 53: hodei.scheduler.v1.JobService.GetQueue:output_type -> hodei.scheduler.v1.GetQueueResponse
-	45, // [45:54] is the sub-list for method output_type
-	36, // [36:45] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	23, // 32: hodei.scheduler.v1.WatchJobsResponse.changes:type_name -> hodei.scheduler.v1.JobChange
+	38, // 33: hodei.scheduler.v1.JobChange.time:type_name -> google.protobuf.Timestamp
+	8,  // 34: hodei.scheduler.v1.CancelJobResponse.job:type_name -> hodei.scheduler.v1.Job
+	8,  // 35: hodei.scheduler.v1.RetryJobResponse.job:type_name -> hodei.scheduler.v1.Job
+	9,  // 36: hodei.scheduler.v1.GetJobHistoryResponse.events:type_name -> hodei.scheduler.v1.Event
+	37, // 37: hodei.scheduler.v1.GetQueueResponse.jobs:type_name -> hodei.scheduler.v1.GetQueueResponse.JobsEntry
+	10, // 38: hodei.scheduler.v1.JobService.QueueJob:input_type -> hodei.scheduler.v1.QueueJobRequest
+	12, // 39: hodei.scheduler.v1.JobService.QueueJobs:input_type -> hodei.scheduler.v1.QueueJobsRequest
+	15, // 40: hodei.scheduler.v1.JobService.GetJob:input_type -> hodei.scheduler.v1.GetJobRequest
+	17, // 41: hodei.scheduler.v1.JobService.ListJobs:input_type -> hodei.scheduler.v1.ListJobsRequest
+	19, // 42: hodei.scheduler.v1.JobService.WatchJob:input_type -> hodei.scheduler.v1.WatchJobRequest
+	21, // 43: hodei.scheduler.v1.JobService.WatchJobs:input_type -> hodei.scheduler.v1.WatchJobsRequest
+	24, // 44: hodei.scheduler.v1.JobService.CancelJob:input_type -> hodei.scheduler.v1.CancelJobRequest
+	26, // 45: hodei.scheduler.v1.JobService.RetryJob:input_type -> hodei.scheduler.v1.RetryJobRequest
+	28, // 46: hodei.scheduler.v1.JobService.GetJobHistory:input_type -> hodei.scheduler.v1.GetJobHistoryRequest
+	30, // 47: hodei.scheduler.v1.JobService.GetQueue:input_type -> hodei.scheduler.v1.GetQueueRequest
+	11, // 48: hodei.scheduler.v1.JobService.QueueJob:output_type -> hodei.scheduler.v1.QueueJobResponse
+	13, // 49: hodei.scheduler.v1.JobService.QueueJobs:output_type -> hodei.scheduler.v1.QueueJobsResponse
+	16, // 50: hodei.scheduler.v1.JobService.GetJob:output_type -> hodei.scheduler.v1.GetJobResponse
+	18, // 51: hodei.scheduler.v1.JobService.ListJobs:output_type -> hodei.scheduler.v1.ListJobsResponse
+	20, // 52: hodei.scheduler.v1.JobService.WatchJob:output_type -> hodei.scheduler.v1.WatchJobResponse
+	22, // 53: hodei.scheduler.v1.JobService.WatchJobs:output_type -> hodei.scheduler.v1.WatchJobsResponse
+	25, // 54: hodei.scheduler.v1.JobService.CancelJob:output_type -> hodei.scheduler.v1.CancelJobResponse
+	27, // 55: hodei.scheduler.v1.JobService.RetryJob:output_type -> hodei.scheduler.v1.RetryJobResponse
+	29, // 56: hodei.scheduler.v1.JobService.GetJobHistory:output_type -> hodei.scheduler.v1.GetJobHistoryResponse
+	31, // 57: hodei.scheduler.v1.JobService.GetQueue:output_type -> hodei.scheduler.v1.GetQueueResponse
+	48, // [48:58] is the sub-list for method output_type
+	38, // [38:48] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_hodei_scheduler_v1_job_proto_init() }
@@ -2390,7 +2566,7 @@ func file_hodei_scheduler_v1_job_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hodei_scheduler_v1_job_proto_rawDesc), len(file_hodei_scheduler_v1_job_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   35,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

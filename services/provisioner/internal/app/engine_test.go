@@ -1,0 +1,251 @@
+package app_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"hodei.dev/libs/domain/fault"
+	"hodei.dev/libs/domain/provider"
+	"hodei.dev/libs/domain/worker"
+	"hodei.dev/libs/eventing/event"
+	"hodei.dev/libs/eventing/eventingtest"
+	"hodei.dev/libs/eventing/store"
+	"hodei.dev/libs/service/aggregate"
+	"hodei.dev/services/provisioner/internal/app"
+)
+
+func TestMain(m *testing.M) { os.Exit(eventingtest.Main(m)) }
+
+// unruly is a provider that misbehaves: it fails as often as it is told, and
+// forgets nothing.
+type unruly struct {
+	failCreate, failDestroy atomic.Int32
+	creates, destroys       atomic.Int32
+	mu                      sync.Mutex // guards made
+	made                    map[string]bool
+}
+
+func (u *unruly) Create(_ context.Context, w app.WorkerSpec) (app.Resource, error) {
+	u.creates.Add(1)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.made[w.WorkerID] = true // also where it fails: half of it is there
+	if u.failCreate.Add(-1) >= 0 {
+		return app.Resource{}, errors.New("the cloud is cloudy")
+	}
+	return app.Resource{WorkerID: w.WorkerID, Name: w.WorkerID}, nil
+}
+
+func (u *unruly) Destroy(_ context.Context, id string) error {
+	u.destroys.Add(1)
+	if u.failDestroy.Add(-1) >= 0 {
+		return fault.New(fault.Unavailable, "the cloud does not answer")
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.made, id)
+	return nil
+}
+
+func (u *unruly) List(context.Context) ([]app.Resource, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	var out []app.Resource
+	for id := range u.made {
+		out = append(out, app.Resource{WorkerID: id})
+	}
+	return out, nil
+}
+
+func (u *unruly) Watch(ctx context.Context, _ func(app.Gone)) error { <-ctx.Done(); return nil }
+func (u *unruly) Health(context.Context) error                      { return nil }
+func (u *unruly) Accepts(provider.Spec) error                       { return nil }
+func (u *unruly) Capabilities() app.Capabilities                    { return app.Capabilities{Inventory: true} }
+
+// fixture is an engine on a real log, which it reads in place of a bus.
+type fixture struct {
+	t     *testing.T
+	store *store.Store
+	kind  *unruly
+	id    string // of the provider
+}
+
+// follow reads the log whenever something was committed.
+func follow(s *store.Store, grown <-chan struct{}) app.Follow {
+	return func(ctx context.Context, after int64, handle func(context.Context, []event.Event) error) error {
+		for {
+			events, err := s.Read(ctx, store.ReadOptions{After: after})
+			if err == nil && len(events) > 0 {
+				if err = handle(ctx, events); err == nil {
+					after = events[len(events)-1].Position
+					continue
+				}
+			}
+			if err != nil && ctx.Err() == nil {
+				return err
+			}
+			select {
+			case <-grown:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	grown := make(chan struct{}, 1)
+	s, err := store.Open(t.Context(), store.Config{URL: eventingtest.MigratedPostgres(t), OnCommit: func(int64) {
+		select {
+		case grown <- struct{}{}:
+		default:
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	f := &fixture{t: t, store: s, kind: &unruly{made: map[string]bool{}}}
+	kinds := map[provider.Kind]app.Provider{provider.Process: f.kind}
+	e := &app.Engine{Log: s, Kinds: kinds, Follow: follow(s, grown), Now: time.Now, NewID: event.NewID, Logger: slog.New(slog.DiscardHandler)}
+	e.Providers = &app.Providers{Log: s, Kinds: kinds, Machine: app.Machine{CPUs: 2, MemoryBytes: 1 << 30}, NewID: event.NewID, Engine: e}
+	v, err := e.Providers.Register(t.Context(), event.Meta{Source: "test", Actor: "user/test", CorrelationID: "c"},
+		provider.Spec{Name: "unruly", Kind: provider.Process, JobsPerWorker: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.id = v.ID
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+func (f *fixture) append(w worker.Worker, facts []worker.Event) {
+	f.t.Helper()
+	c, err := aggregate.WorkerChange(w, event.Meta{Source: "test", Actor: "service/test", CorrelationID: "c"}, facts)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if _, err := f.store.Append(f.t.Context(), store.Append{Changes: []store.Change{c}}); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *fixture) request() string {
+	f.t.Helper()
+	id := event.NewID()
+	f.append(worker.Worker{ID: id}, worker.Request(worker.ProvisioningRequested{ProviderID: f.id, ProviderName: "unruly", JobID: "j", JobsPerWorker: 1}))
+	return id
+}
+
+func (f *fixture) await(id string, state worker.State) worker.Worker {
+	f.t.Helper()
+	var w worker.Worker
+	eventingtest.Eventually(f.t, "worker to be "+string(state), func() (ok bool) {
+		var err error
+		w, err = aggregate.LoadWorker(f.t.Context(), f.store, id)
+		return err == nil && w.State == state
+	})
+	return w
+}
+
+// healths are the changes of the provider's health, in order.
+func (f *fixture) healths() (out []provider.Health) {
+	f.t.Helper()
+	events, err := f.store.Read(f.t.Context(), store.ReadOptions{Types: []string{"ProviderHealthChanged"}})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for _, e := range events {
+		fact, err := aggregate.Decode(e)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		if h, ok := fact.(provider.HealthChanged); ok {
+			out = append(out, h.To)
+		}
+	}
+	return out
+}
+
+func TestDestroyIsTriedForEverAndMakesUnhealthy(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	id := f.request()
+	w := f.await(id, worker.StateConnecting)
+	f.kind.failDestroy.Store(3)
+	facts, err := w.Terminate(worker.CauseLost, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.append(w, facts)
+	f.await(id, worker.StateTerminated)
+	if n := f.kind.destroys.Load(); n < 4 {
+		t.Errorf("confirmed after %d tries, three of which failed", n)
+	}
+	eventingtest.Eventually(t, "the health to be told twice", func() bool {
+		h := f.healths()
+		return len(h) == 2 && h[0] == provider.Unhealthy && h[1] == provider.Healthy
+	})
+}
+
+func TestCreateIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.kind.failCreate.Store(2)
+	f.await(f.request(), worker.StateConnecting)
+	if n := f.kind.creates.Load(); n != 3 {
+		t.Errorf("%d tries, want 3", n)
+	}
+	f.kind.failCreate.Store(1000)
+	w := f.await(f.request(), worker.StateTerminated)
+	if n := f.kind.creates.Load(); n != 6 {
+		t.Errorf("%d tries for the second worker, want 3", n-3)
+	}
+	f.kind.mu.Lock()
+	defer f.kind.mu.Unlock()
+	if f.kind.made[w.ID] {
+		t.Error("half a resource is left")
+	}
+}
+
+func TestManyWorkersAtOnce(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	var ids []string
+	for range 50 {
+		ids = append(ids, f.request())
+	}
+	for i, id := range ids {
+		w := f.await(id, worker.StateConnecting)
+		if i%2 == 0 {
+			facts, err := w.Terminate(worker.CauseIdle, "test")
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.append(w, facts)
+		}
+	}
+	for i, id := range ids {
+		if i%2 == 0 {
+			f.await(id, worker.StateTerminated)
+		}
+	}
+	if n := f.kind.creates.Load(); n != 50 {
+		t.Errorf("%d creates for 50 workers", n)
+	}
+}

@@ -1,0 +1,119 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"hodei.dev/libs/domain/catalogue"
+	"hodei.dev/libs/domain/provider"
+	"hodei.dev/libs/domain/worker"
+	"hodei.dev/libs/eventing/event"
+	"hodei.dev/libs/eventing/store"
+	"hodei.dev/libs/service/aggregate"
+)
+
+// model is the live workers and all providers in memory: a cache of the log, for
+// counting. Decisions about one aggregate are taken on a fresh read of it.
+type model struct {
+	mu        sync.Mutex // guards what follows
+	workers   map[string]worker.Worker
+	providers map[string]provider.Provider
+}
+
+func newModel() *model {
+	return &model{workers: map[string]worker.Worker{}, providers: map[string]provider.Provider{}}
+}
+
+// Types are the events that the engine is told.
+func Types() []string { return catalogue.Consumed(catalogue.Provisioner) }
+
+// read fills a model from the log and returns the position that it stands for.
+func (m *model) read(ctx context.Context, log Log) (int64, error) {
+	position, err := log.Snapshot(ctx, store.SnapshotOptions{
+		StreamTypes: []string{catalogue.Worker, catalogue.Provider}, EventTypes: append(Types(), worker.Provisioned{}.EventType(), provider.HealthChanged{}.EventType()),
+	}, m.apply)
+	if err != nil {
+		return 0, fmt.Errorf("read the live workers and the providers: %w", err)
+	}
+	return position, nil
+}
+
+// apply folds one event. What the model has already changes nothing.
+func (m *model) apply(e event.Event) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch e.Stream.Type {
+	case catalogue.Worker:
+		old, ok := m.workers[e.Stream.ID]
+		if !ok && e.Type != (worker.ProvisioningRequested{}).EventType() {
+			return nil // it has ended: an event that comes late or again
+		}
+		w, err := aggregate.EvolveWorker(old, e)
+		if err != nil {
+			return err
+		}
+		m.put(w)
+	case catalogue.Provider:
+		p, err := aggregate.EvolveProvider(m.providers[e.Stream.ID], e)
+		if err != nil {
+			return err
+		}
+		m.providers[e.Stream.ID] = p
+	}
+	return nil
+}
+
+// worker puts a worker that was read from the log.
+func (m *model) worker(w worker.Worker) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if old, ok := m.workers[w.ID]; !ok || old.Version < w.Version {
+		m.put(w)
+	}
+}
+
+// put stores a worker while it lives; the caller holds mu.
+func (m *model) put(w worker.Worker) {
+	if w.State.Terminal() {
+		delete(m.workers, w.ID)
+		return
+	}
+	m.workers[w.ID] = w
+}
+
+// provider puts a provider that was read from the log.
+func (m *model) provider(p provider.Provider) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.providers[p.ID].Version < p.Version {
+		m.providers[p.ID] = p
+	}
+}
+
+func (m *model) providerByID(id string) (provider.Provider, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p, ok := m.providers[id]
+	return p, ok
+}
+
+// allWorkers returns the live workers, the oldest first.
+func (m *model) allWorkers() []worker.Worker {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.SortedFunc(maps.Values(m.workers), func(a, b worker.Worker) int { return a.CreatedAt.Compare(b.CreatedAt) })
+}
+
+// workersOf returns the live workers of a provider, the oldest first.
+func (m *model) workersOf(providerID string) []worker.Worker {
+	return slices.DeleteFunc(m.allWorkers(), func(w worker.Worker) bool { return w.ProviderID != providerID })
+}
+
+func (m *model) allProviders() []provider.Provider {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Values(m.providers))
+}

@@ -1,0 +1,246 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"hodei.dev/libs/domain/fault"
+	"hodei.dev/libs/domain/provider"
+	"hodei.dev/libs/domain/worker"
+	"hodei.dev/libs/eventing/event"
+	"hodei.dev/libs/service/aggregate"
+)
+
+// makeAttempts is how often a resource is tried to be made before the worker is
+// given up.
+const makeAttempts = 3
+
+// tokenTTL is how long an agent that is started at once may take to register.
+const tokenTTL = 5 * time.Minute
+
+// step reads the worker and brings what is to what should be. Its error means:
+// try again.
+func (e *Engine) step(ctx context.Context, id string, t *task, gone string) error {
+	k, err := loadWorker(ctx, e.Log, id)
+	if errors.Is(err, fault.NotFound) {
+		return e.clear(ctx, id)
+	}
+	if err != nil {
+		return err
+	}
+	p, err := e.providerOf(ctx, k.ProviderID)
+	if err != nil && !errors.Is(err, fault.NotFound) {
+		return err
+	}
+	keeper := e.keeper(p, k.Details)
+	if gone == "" && k.fate.Goodbye && keeper != nil && keeper.Capabilities().LeaseFence {
+		gone = "its agent has said goodbye"
+	}
+	switch {
+	case k.State.Terminal():
+		return e.clear(ctx, id)
+	case k.State == worker.StateTerminating, gone != "":
+		return e.end(ctx, k, keeper, gone)
+	case p.State == provider.StateRemoved && k.State != worker.StateDraining:
+		return e.drain(ctx, k)
+	case !k.Provisioned && keeper == nil:
+		return e.giveUp(ctx, k, fault.New(fault.Precondition, "provider %q of kind %q cannot make workers here", k.ProviderName, p.Spec.Kind))
+	case !k.Provisioned:
+		return e.provide(ctx, k, p, keeper, t)
+	}
+	return nil
+}
+
+// providerOf is a registration from memory, else from the log.
+func (e *Engine) providerOf(ctx context.Context, id string) (provider.Provider, error) {
+	m := e.current()
+	if m != nil {
+		if p, ok := m.providerByID(id); ok {
+			return p, nil
+		}
+	}
+	p, err := aggregate.LoadProvider(ctx, e.Log, id)
+	if err == nil && m != nil {
+		m.provider(p)
+	}
+	return p, err
+}
+
+// keeper is who can end the worker's resource: its provider, or the fence where the
+// resource is on another machine; nil where its kind is unknown.
+func (e *Engine) keeper(p provider.Provider, details map[string]string) Provider {
+	kind, ok := e.Kinds[p.Spec.Kind]
+	if !ok {
+		return nil
+	}
+	if local, ok := kind.(Local); ok && !local.Here(details) {
+		return e.Fence
+	}
+	return kind
+}
+
+// provide has the resource made and says so in the log.
+func (e *Engine) provide(ctx context.Context, k known, p provider.Provider, keeper Provider, t *task) error {
+	r, err := keeper.Create(ctx, WorkerSpec{
+		WorkerID: k.ID, Provider: p.Spec.Name, CPUMillis: k.CPUMillis, MemoryBytes: k.MemoryBytes,
+		RunAs: p.Spec.RunAs, Extension: p.Spec.Config,
+		Token: func(ctx context.Context) (Token, error) { return e.token(ctx, k) },
+	})
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		t.failures++
+		if t.failures < makeAttempts && !lasting(err) {
+			return fmt.Errorf("make the resource of worker %s: %w", k.ID, err)
+		}
+		return e.giveUp(ctx, k, err)
+	case r.Pending:
+		return nil // a later event says that it is there
+	}
+	return e.decide(ctx, k.ID, func(k known) ([]worker.Event, event.Meta, error) {
+		meta := k.first.CausedBy(service)
+		if k.Provisioned || k.State.Terminal() || k.State == worker.StateTerminating {
+			return nil, meta, nil
+		}
+		facts := []worker.Event{worker.Provisioned{ProviderID: k.ProviderID, Resource: r.Name, Details: r.Details}}
+		if k.State == worker.StateCreating {
+			more, err := k.Connecting("its resource exists")
+			if err != nil {
+				return nil, meta, err
+			}
+			facts = append(facts, more...)
+		}
+		return facts, meta, nil
+	})
+}
+
+// lasting tells whether the same try would fail again.
+func lasting(err error) bool {
+	return errors.Is(err, fault.Invalid) || errors.Is(err, fault.Precondition) || errors.Is(err, fault.NotFound) || errors.Is(err, fault.Denied)
+}
+
+// token asks registry until it answers or the worker is not wanted any more.
+func (e *Engine) token(ctx context.Context, k known) (Token, error) {
+	for pause := firstPause; ; pause = min(2*pause, maxPause/3) {
+		t, err := e.Tokens.Issue(ctx, k.ID, tokenTTL)
+		if err == nil {
+			return t, nil
+		}
+		if ctx.Err() != nil || lasting(err) {
+			return Token{}, fmt.Errorf("get the token of worker %s: %w", k.ID, err)
+		}
+		e.Logger.WarnContext(ctx, "cannot get a worker's token, trying again", "worker", k.ID, "error", err, "in", pause)
+		if !sleep(ctx, pause, nil) {
+			return Token{}, ctx.Err()
+		}
+	}
+}
+
+// giveUp records that the resource could not be made; what there is of it is
+// destroyed because the worker is TERMINATING then.
+func (e *Engine) giveUp(ctx context.Context, k known, cause error) error {
+	e.Logger.ErrorContext(ctx, "a worker cannot be made", "worker", k.ID, "provider", k.ProviderName, "error", cause, "alert", true)
+	return e.decide(ctx, k.ID, func(k known) ([]worker.Event, event.Meta, error) {
+		meta := k.first.CausedBy(service)
+		if k.State.Terminal() || k.State == worker.StateTerminating {
+			return nil, meta, nil
+		}
+		reason := "its resource could not be made: " + cause.Error()
+		facts, err := k.Terminate(worker.CauseProvisioning, reason)
+		return append([]worker.Event{worker.ProvisioningFailed{ProviderID: k.ProviderID, JobID: k.WaitingJobID, Reason: cause.Error()}}, facts...), meta, err
+	})
+}
+
+// drain has a worker of a removed provider go: at once, or after its job.
+func (e *Engine) drain(ctx context.Context, k known) error {
+	e.mu.Lock()
+	by := e.removedBy[k.ProviderID]
+	e.mu.Unlock()
+	if by == "" {
+		by = "service/" + service
+	}
+	return e.decide(ctx, k.ID, func(k known) ([]worker.Event, event.Meta, error) {
+		if k.State.Terminal() || k.State == worker.StateTerminating || k.State == worker.StateDraining {
+			return nil, event.Meta{}, nil
+		}
+		facts, err := k.Drain(by)
+		return facts, k.own(), err
+	})
+}
+
+// end destroys the resource and confirms in the log that nothing is left.
+func (e *Engine) end(ctx context.Context, k known, keeper Provider, gone string) error {
+	if keeper != nil {
+		if err := keeper.Destroy(ctx, k.ID); err != nil {
+			if ctx.Err() == nil {
+				e.cannotEnd(ctx, k, err)
+			}
+			return fmt.Errorf("destroy the resource of worker %s: %w", k.ID, err)
+		}
+	}
+	e.canEnd(k)
+	return e.decide(ctx, k.ID, func(k known) ([]worker.Event, event.Meta, error) {
+		if k.State.Terminal() {
+			return nil, event.Meta{}, nil
+		}
+		reason, meta := "nothing of it is left", k.own()
+		if k.State == worker.StateTerminating {
+			meta = k.following()
+		} else if gone != "" {
+			reason = gone
+		}
+		facts, err := k.Confirm(reason)
+		return facts, meta, err
+	})
+}
+
+// clear destroys what is left of a worker that is no more.
+func (e *Engine) clear(ctx context.Context, id string) error {
+	for _, kind := range e.Kinds {
+		if !kind.Capabilities().Inventory {
+			continue
+		}
+		if err := kind.Destroy(ctx, id); err != nil {
+			return fmt.Errorf("destroy what is left of worker %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// decide changes the worker in the log and then in the model; where that leads to
+// another state, the worker is looked at again.
+func (e *Engine) decide(ctx context.Context, id string, decide func(k known) ([]worker.Event, event.Meta, error)) error {
+	changed := false
+	w, err := decideWorker(ctx, e.Log, id, func(k known) ([]worker.Event, event.Meta, error) {
+		facts, meta, err := decide(k)
+		changed = len(facts) > 0
+		return facts, meta, err
+	})
+	if err != nil {
+		return err
+	}
+	if m := e.current(); m != nil {
+		e.warm.saw(w.ID, w.State, !w.ReadyAt.IsZero(), e.Now())
+		m.worker(w)
+	}
+	if changed && w.State.Terminal() {
+		wake(e.pool)
+	}
+	e.lookAgain(id, w)
+	return nil
+}
+
+// lookAgain marks the worker's task as not done where it has to be ended now.
+func (e *Engine) lookAgain(id string, w worker.Worker) {
+	if w.State != worker.StateTerminating {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if t, ok := e.tasks[id]; ok {
+		t.again = true
+	}
+}

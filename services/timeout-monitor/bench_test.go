@@ -1,0 +1,93 @@
+package timeoutmonitor_test
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"hodei.dev/libs/domain/deadline"
+	"hodei.dev/libs/domain/job"
+	"hodei.dev/libs/domain/unit"
+	"hodei.dev/libs/eventing/event"
+	"hodei.dev/libs/eventing/eventingtest"
+	"hodei.dev/libs/eventing/migrations"
+	"hodei.dev/libs/service/aggregate"
+	"hodei.dev/services/timeout-monitor/core"
+	"hodei.dev/services/timeout-monitor/internal/app"
+	"hodei.dev/services/timeout-monitor/internal/postgres"
+)
+
+// BenchmarkArm arms 100,000 deadlines in batches of 500, as the projection does,
+// and then loads them as a restart does.
+func BenchmarkArm(b *testing.B) {
+	const n, batch = 100_000, 500
+	s := eventingtest.MigratedStore(b)
+	if err := migrations.Up(b.Context(), s.Pool().Config().ConnString(), postgres.Schema, postgres.Migrations()); err != nil {
+		b.Fatal(err)
+	}
+	rules := core.Rules{Table: deadline.Defaults(), IdleTimeout: core.DefaultIdleTimeout}
+	rows := postgres.NewDeadlines(s.Pool())
+	for b.Loop() {
+		if _, err := s.Pool().Exec(b.Context(), `truncate timeout_monitor.deadlines`); err != nil {
+			b.Fatal(err)
+		}
+		m := app.New(app.Config{
+			Rules: rules, Log: s, Deadlines: rows, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: time.Now,
+			Concurrency: 32, Nearby: n, Window: time.Hour,
+		})
+		before := heap()
+		began := time.Now()
+		for i := 0; i < n; i += batch {
+			events := make([]event.Event, batch)
+			for k := range events {
+				e, err := event.New(aggregate.JobStream(event.NewID()), meta, job.Queued{
+					Name: fmt.Sprint(i + k), Namespace: "default", Timeout: unit.Duration(time.Hour), QueueTimeout: unit.Duration(30 * time.Minute),
+				})
+				if err != nil {
+					b.Fatal(err)
+				}
+				e.StreamVersion, e.Time = 2, time.Now()
+				events[k] = e
+			}
+			err := pgx.BeginFunc(b.Context(), s.Pool(), func(tx pgx.Tx) error {
+				changed, err := postgres.Apply(b.Context(), tx, rules, events)
+				if err == nil {
+					m.Observe(changed)
+				}
+				return err
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(time.Since(began).Seconds(), "arm-s")
+		began = time.Now()
+		entries, err := rows.Upcoming(b.Context(), time.Now().Add(time.Hour), n)
+		if err != nil || len(entries) != n {
+			b.Fatal(len(entries), err)
+		}
+		agenda := core.NewAgenda(n)
+		agenda.Extend(time.Now().Add(time.Hour))
+		for _, e := range entries {
+			agenda.Put(e)
+		}
+		b.ReportMetric(time.Since(began).Seconds(), "load-s")
+		clear(entries)
+		entries = nil
+		b.ReportMetric(float64(heap()-before)/n, "heap-B/row")
+		runtime.KeepAlive(agenda)
+		runtime.KeepAlive(entries)
+	}
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var s runtime.MemStats
+	runtime.ReadMemStats(&s)
+	return s.HeapAlloc
+}

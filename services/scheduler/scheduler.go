@@ -70,7 +70,8 @@ func Run(ctx context.Context, cfg Config, env process.Env) error {
 		providers := postgres.NewProviders(c.Store.Pool(), c.Store, projection.Position)
 		schedulerv1.RegisterJobServiceServer(c.RPC.GRPC(), &rpc.Server{
 			Jobs: app.New(c.Store, providers, time.Now), Read: read, Meta: c.Meta,
-			Watch: func(jobID string) rpc.Feed { return hub.Watch(jobID) },
+			Watch:    func(jobID string) rpc.Feed { return hub.Watch(jobID) },
+			WatchAll: func() rpc.Feed { return hub.WatchAll() },
 		})
 	}
 	c.OnStatus(func(ctx context.Context, s *platformv1.ServiceStatus) {

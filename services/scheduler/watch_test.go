@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -237,4 +238,41 @@ func BenchmarkQueueJobs(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "jobs/s")
+}
+
+func TestWatchJobsSendsTheChangesOfANamespace(t *testing.T) {
+	w := newWorld(t)
+	ctx, cancel := context.WithTimeout(w.as(), 30*time.Second)
+	defer cancel()
+	stream, err := w.jobs.WatchJobs(ctx, &schedulerv1.WatchJobsRequest{Namespace: "here"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := stream.Recv()
+	if err != nil || len(first.GetChanges()) != 0 {
+		t.Fatalf("the first message: %v %v", first, err)
+	}
+	elsewhere := w.queue(&schedulerv1.JobSpec{Command: []string{"true"}, Namespace: "there"})
+	w.assign(elsewhere.GetId(), event.NewID())
+	mine := w.queue(&schedulerv1.JobSpec{Command: []string{"true"}, Namespace: "here"})
+	worker := event.NewID()
+	w.assign(mine.GetId(), worker)
+	w.run(mine.GetId(), worker)
+	w.end(mine.GetId(), worker, 0)
+	var states []string
+	for len(states) < 3 {
+		got, err := stream.Recv()
+		if err != nil {
+			t.Fatalf("after %v: %v", states, err)
+		}
+		for _, c := range got.GetChanges() {
+			if c.GetJobId() != mine.GetId() {
+				t.Errorf("a change of %s, which is elsewhere", c.GetJobId())
+			}
+			states = append(states, c.GetState())
+		}
+	}
+	if want := "ASSIGNED RUNNING SUCCEEDED"; strings.Join(states, " ") != want {
+		t.Errorf("%v, want %s", states, want)
+	}
 }

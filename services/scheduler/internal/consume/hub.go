@@ -24,10 +24,15 @@ const (
 	// mailboxSize is how many events may wait for a slow watcher; then it is told
 	// to read the log instead. A job has few events.
 	mailboxSize = 256
+	// allMailboxSize is the same for a watcher of all jobs.
+	allMailboxSize = 1 << 16
 	// askTimeout bounds one question to NATS: asking again soon is quicker than
 	// waiting long for a server that is still starting.
 	askTimeout = 1500 * time.Millisecond
 )
+
+// all stands for every job where a job's id is asked for.
+const all = ""
 
 // Hub fans the live job events out to watches. Use [NewHub]; safe for concurrent use.
 type Hub struct {
@@ -53,7 +58,10 @@ func NewHub(nc *nats.Conn, js jetstream.JetStream, log *slog.Logger, live func(e
 // or not the hub is connected: after each connection every watch is told to read
 // the log. The caller closes it.
 func (h *Hub) Watch(jobID string) *Watch {
-	w := &Watch{hub: h, jobID: jobID, wake: make(chan struct{}, 1)}
+	w := &Watch{hub: h, jobID: jobID, size: mailboxSize, wake: make(chan struct{}, 1)}
+	if jobID == all {
+		w.size = allMailboxSize
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.watches[jobID] == nil {
@@ -62,6 +70,9 @@ func (h *Hub) Watch(jobID string) *Watch {
 	h.watches[jobID][w] = struct{}{}
 	return w
 }
+
+// WatchAll opens the feed of every job's events, but those of its creation.
+func (h *Hub) WatchAll() *Watch { return h.Watch(all) }
 
 // Run receives until ctx ends, and then returns nil. It outlives every loss of
 // the stream, the consumer and the connection.
@@ -183,6 +194,9 @@ func (h *Hub) deliver(m jetstream.Msg) {
 	for w := range h.watches[e.Stream.ID] {
 		w.put(e)
 	}
+	for w := range h.watches[all] {
+		w.put(e)
+	}
 }
 
 // resync makes every watch read the log.
@@ -200,6 +214,7 @@ func (h *Hub) resync() {
 type Watch struct {
 	hub   *Hub
 	jobID string
+	size  int
 	wake  chan struct{}
 
 	mu     sync.Mutex // guards what follows
@@ -235,7 +250,7 @@ func (w *Watch) Close() {
 
 func (w *Watch) put(e event.Event) {
 	w.mu.Lock()
-	if len(w.events) < mailboxSize {
+	if len(w.events) < w.size {
 		w.events = append(w.events, e)
 	} else {
 		w.events, w.missed = nil, true

@@ -35,6 +35,8 @@ type Server struct {
 	Read *postgres.Jobs
 	// Watch opens the live feed of a job.
 	Watch func(jobID string) Feed
+	// WatchAll opens the live feed of all jobs.
+	WatchAll func() Feed
 	// Meta is the context of what a call appends.
 	Meta func(ctx context.Context) event.Meta
 }

@@ -1,8 +1,8 @@
 package timeoutmonitor_test
 
 import (
+	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"runtime"
 	"testing"
@@ -37,9 +37,12 @@ func BenchmarkArm(b *testing.B) {
 			b.Fatal(err)
 		}
 		m := app.New(app.Config{
-			Rules: rules, Log: s, Deadlines: rows, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: time.Now,
+			Rules: rules, Log: s, Deadlines: rows, Logger: slog.New(slog.DiscardHandler), Now: time.Now,
 			Concurrency: 32, Nearby: n, Window: time.Hour,
 		})
+		ctx, cancel := context.WithCancel(b.Context())
+		done := make(chan error, 1)
+		go func() { done <- m.Run(ctx) }()
 		before := heap()
 		began := time.Now()
 		for i := 0; i < n; i += batch {
@@ -66,27 +69,24 @@ func BenchmarkArm(b *testing.B) {
 			}
 		}
 		b.ReportMetric(time.Since(began).Seconds(), "arm-s")
+		eventingtest.Eventually(b, "all in memory", func() bool { return m.Figures().Nearby == n })
+		b.ReportMetric((float64(heap())-float64(before))/n, "heap-B/row")
+		cancel()
+		if err := <-done; err != nil {
+			b.Fatal(err)
+		}
 		began = time.Now()
 		entries, err := rows.Upcoming(b.Context(), time.Now().Add(time.Hour), n)
 		if err != nil || len(entries) != n {
 			b.Fatal(len(entries), err)
 		}
-		agenda := core.NewAgenda(n)
-		agenda.Extend(time.Now().Add(time.Hour))
-		for _, e := range entries {
-			agenda.Put(e)
-		}
 		b.ReportMetric(time.Since(began).Seconds(), "load-s")
-		clear(entries)
-		entries = nil
-		b.ReportMetric(float64(heap()-before)/n, "heap-B/row")
-		runtime.KeepAlive(agenda)
-		runtime.KeepAlive(entries)
 	}
 }
 
 func heap() uint64 {
 	runtime.GC()
+	runtime.GC() // what pools hold goes with the second
 	var s runtime.MemStats
 	runtime.ReadMemStats(&s)
 	return s.HeapAlloc

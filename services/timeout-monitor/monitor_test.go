@@ -39,7 +39,10 @@ type world struct {
 	cfg   timeoutmonitor.Config
 }
 
-func newWorld(t *testing.T) *world { return newWorldOn(t, eventingtest.NATS(t)) }
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	return newWorldOn(t, eventingtest.NATS(t))
+}
 
 func newWorldOn(t *testing.T, server *eventingtest.Server) *world {
 	t.Helper()
@@ -69,6 +72,7 @@ func newWorldOn(t *testing.T, server *eventingtest.Server) *world {
 
 // background runs a part until the test, or the returned function, ends it.
 func background(t *testing.T, run func(context.Context) error) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- run(ctx) }()

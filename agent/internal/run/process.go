@@ -321,7 +321,7 @@ func (p *Process) awaitGroup(killAt <-chan time.Time) {
 	empty := make(chan error, 1)
 	go func() { empty <- p.tree.Wait(ctx) }()
 	select {
-	case <-empty:
+	case <-empty: //nolint:errcheck // empty or not to be told: the kill that follows finds out
 	case <-killAt:
 	case <-p.kill:
 	}

@@ -82,14 +82,14 @@ func (m *memory) String() string {
 	return m.out[Stdout].String()
 }
 
-func newRunner(t testing.TB, mode proctree.Mode) *Runner {
-	t.Helper()
+func newRunner(tb testing.TB, mode proctree.Mode) *Runner {
+	tb.Helper()
 	root, err := proctree.NewRoot(proctree.Config{Mode: mode})
 	if err != nil {
-		t.Skip(err)
+		tb.Skip(err)
 	}
-	t.Cleanup(root.Close)
-	return New(root, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	tb.Cleanup(root.Close)
+	return New(root, slog.New(slog.NewTextHandler(tb.Output(), nil)))
 }
 
 // attempt runs a spec and checks what holds for every end.
@@ -126,7 +126,7 @@ func attempt(t *testing.T, r *Runner, spec Spec) (Result, *memory) {
 // workDir names a directory that any user may reach.
 func workDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "run-test-")
+	dir, err := os.MkdirTemp("", "run-test-") //nolint:usetesting // t.TempDir is closed to other users
 	if err != nil {
 		t.Fatal(err)
 	}

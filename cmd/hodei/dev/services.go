@@ -2,6 +2,7 @@ package dev
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -102,20 +103,13 @@ func assemble(ctx context.Context, g *ground, data *dataDir, agentListen string)
 	gat.Scheduler, gat.Dispatcher, gat.Registry, gat.Provisioner = g.socket("scheduler"), g.socket("dispatcher"), g.socket("registry"), g.socket("provisioner")
 	gat.TimeoutMonitor, gat.Audit, gat.Relay = g.socket("timeout-monitor"), g.socket("audit"), g.socket("relay")
 
-	for _, err := range []error{
-		add(ctx, f, relay.Service(), rel),
-		add(ctx, f, audit.Service(), aud),
-		add(ctx, f, registry.Service(), reg),
-		f.addSettling(g.socket("registry")),
-		add(ctx, f, timeoutmonitor.Service(), mon),
-		add(ctx, f, provisioner.Service(), pro),
-		add(ctx, f, dispatcher.Service(), dis),
-		add(ctx, f, scheduler.Service(), sch),
-		add(ctx, f, gateway.Service(), gat),
-	} {
-		if err != nil {
-			return nil, err
-		}
+	err := errors.Join(add(ctx, f, relay.Service(), rel), add(ctx, f, audit.Service(), aud), add(ctx, f, registry.Service(), reg))
+	f.addSettling(g.socket("registry"))
+	err = errors.Join(err,
+		add(ctx, f, timeoutmonitor.Service(), mon), add(ctx, f, provisioner.Service(), pro), add(ctx, f, dispatcher.Service(), dis),
+		add(ctx, f, scheduler.Service(), sch), add(ctx, f, gateway.Service(), gat))
+	if err != nil {
+		return nil, err
 	}
 	return f, nil
 }
@@ -124,7 +118,7 @@ func assemble(ctx context.Context, g *ground, data *dataDir, agentListen string)
 // stops, it gives the registry the time to hear of the workers that the
 // provisioner has just ended, so that their jobs are queued again before the end
 // rather than at the next start.
-func (f *fleet) addSettling(registry string) error {
+func (f *fleet) addSettling(registry string) {
 	f.parts = append(f.parts, lifecycle.Part{Name: "settling", Run: func(ctx context.Context) error {
 		<-ctx.Done()
 		wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
@@ -134,5 +128,4 @@ func (f *fleet) addSettling(registry string) error {
 		}
 		return nil
 	}})
-	return nil
 }

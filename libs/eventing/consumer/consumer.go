@@ -215,8 +215,7 @@ func ended(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	var stop stopError
-	if errors.As(err, &stop) {
+	if stop, ok := errors.AsType[stopError](err); ok {
 		return stop.error
 	}
 	return err
@@ -251,8 +250,7 @@ func (c *Consumer) Replay(ctx context.Context, after, through int64) error {
 	c.position, c.saved = after, after
 	c.update(func(s *Status) { s.Position = after })
 	err := c.fromLog(ctx, through)
-	var stop stopError
-	if errors.As(err, &stop) {
+	if stop, ok := errors.AsType[stopError](err); ok {
 		return stop.error
 	}
 	return err

@@ -68,8 +68,7 @@ func Transient(err error) bool {
 			return true
 		}
 	}
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return transientState(pg.Code)
 	}
 	var network net.Error

@@ -140,8 +140,7 @@ func FuzzDecode(f *testing.F) {
 		h := sample().Header()
 		h[header] = []string{value}
 		if _, err := event.FromMessage(h, nil); err != nil {
-			var d *event.DecodeError
-			if !errors.As(err, &d) {
+			if _, ok := errors.AsType[*event.DecodeError](err); !ok {
 				t.Fatal(err)
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -210,11 +211,12 @@ func (c Servers) WaitCurrent(stream string) {
 // Conn connects to all servers of the cluster; closed at the end of the test.
 func (c Servers) Conn() *nats.Conn {
 	c[0].tb.Helper()
-	urls := c[0].URL()
+	var urls strings.Builder
+	urls.WriteString(c[0].URL())
 	for _, s := range c[1:] {
-		urls += "," + s.URL()
+		urls.WriteString("," + s.URL())
 	}
-	return dial(c[0].tb, urls, nil)
+	return dial(c[0].tb, urls.String(), nil)
 }
 
 func dial(tb testing.TB, urls string, local nats.InProcessConnProvider) *nats.Conn {

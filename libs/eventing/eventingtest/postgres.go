@@ -62,68 +62,68 @@ func Main(m *testing.M) int {
 
 // Postgres returns the URL of a new, empty database, which is dropped when the
 // test ends. It fails the test where there is no server to be had.
-func Postgres(t testing.TB) string {
-	t.Helper()
-	return database(t, "")
+func Postgres(tb testing.TB) string {
+	tb.Helper()
+	return database(tb, "")
 }
 
 // PostgresServer returns a server that belongs to this test alone, to be
 // restarted or killed by it.
-func PostgresServer(t testing.TB) *pgserver.Server {
-	t.Helper()
+func PostgresServer(tb testing.TB) *pgserver.Server {
+	tb.Helper()
 	dir, err := dataDir()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	server, err := pgserver.Start(t.Context(), serverConfig(dir))
+	server, err := pgserver.Start(tb.Context(), serverConfig(dir))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := stopServer(server, dir); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return server
 }
 
 // MigratedPostgres returns the URL of a new database with an empty event log.
-func MigratedPostgres(t testing.TB) string {
-	t.Helper()
-	template, err := shared.migrated(t.Context())
+func MigratedPostgres(tb testing.TB) string {
+	tb.Helper()
+	template, err := shared.migrated(tb.Context())
 	if err != nil {
-		t.Fatalf("make a database with an event log: %v", err)
+		tb.Fatalf("make a database with an event log: %v", err)
 	}
-	return database(t, template)
+	return database(tb, template)
 }
 
 // MigratedStore returns a store on a new database with an empty event log.
-func MigratedStore(t testing.TB) *store.Store {
-	t.Helper()
-	s, err := store.Open(t.Context(), store.Config{URL: MigratedPostgres(t)})
+func MigratedStore(tb testing.TB) *store.Store {
+	tb.Helper()
+	s, err := store.Open(tb.Context(), store.Config{URL: MigratedPostgres(tb)})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(s.Close)
+	tb.Cleanup(s.Close)
 	return s
 }
 
-func database(t testing.TB, template string) string {
-	t.Helper()
-	admin, err := shared.start(t.Context())
+func database(tb testing.TB, template string) string {
+	tb.Helper()
+	admin, err := shared.start(tb.Context())
 	if err != nil {
-		t.Fatalf("start postgres: %v", err)
+		tb.Fatalf("start postgres: %v", err)
 	}
 	name := "test_" + strings.ToLower(rand.Text()[:16])
 	if template == "" {
 		template = "template0"
 	}
-	if err := execute(t.Context(), admin, "CREATE DATABASE "+name+" TEMPLATE "+template); err != nil {
-		t.Fatalf("create a database: %v", err)
+	if err := execute(tb.Context(), admin, "CREATE DATABASE "+name+" TEMPLATE "+template); err != nil {
+		tb.Fatalf("create a database: %v", err)
 	}
-	t.Cleanup(func() {
-		if err := execute(context.WithoutCancel(t.Context()), admin, "DROP DATABASE "+name+" WITH (FORCE)"); err != nil {
-			t.Errorf("drop the test's database: %v", err)
+	tb.Cleanup(func() {
+		if err := execute(context.WithoutCancel(tb.Context()), admin, "DROP DATABASE "+name+" WITH (FORCE)"); err != nil {
+			tb.Errorf("drop the test's database: %v", err)
 		}
 	})
 	return withDatabase(admin, name)

@@ -56,9 +56,10 @@ func (s *Server) initialise(ctx context.Context, bin binaries) error {
 	begun := filepath.Join(s.config.DataDir, initMark)
 	if _, err := os.Stat(begun); err == nil {
 		// An earlier initialisation was interrupted: what is there is not a cluster.
-		if entries, err = s.clear(entries); err != nil {
+		if err := s.clear(entries); err != nil {
 			return fmt.Errorf("clear an unfinished data directory: %w", err)
 		}
+		entries = nil
 	}
 	if _, err := os.Stat(filepath.Join(s.config.DataDir, "PG_VERSION")); err == nil {
 		return nil
@@ -76,13 +77,13 @@ func (s *Server) initialise(ctx context.Context, bin binaries) error {
 // moved up.
 const initMark = "hodei-init"
 
-func (s *Server) clear(entries []os.DirEntry) ([]os.DirEntry, error) {
+func (s *Server) clear(entries []os.DirEntry) error {
 	for _, e := range entries {
 		if err := os.RemoveAll(filepath.Join(s.config.DataDir, e.Name())); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return nil, nil
+	return nil
 }
 
 func (s *Server) initdb(ctx context.Context, bin binaries, work string) error {

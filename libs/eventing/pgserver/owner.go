@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -151,10 +152,8 @@ func (o *owner) mayPass(info os.FileInfo) bool {
 	if stat.Uid == o.uid {
 		return mode&0o100 != 0
 	}
-	for _, gid := range append([]uint32{o.gid}, o.groups...) {
-		if stat.Gid == gid {
-			return mode&0o010 != 0
-		}
+	if slices.Contains(append([]uint32{o.gid}, o.groups...), stat.Gid) {
+		return mode&0o010 != 0
 	}
 	return mode&0o001 != 0
 }

@@ -36,7 +36,7 @@ func (c *cutConn) Write(b []byte) (int, error) {
 		if c.c.before.CompareAndSwap(true, false) {
 			c.c.cuts.Add(1)
 			c.dead = true
-			_ = c.Conn.Close()
+			_ = c.Close()
 			return 0, io.ErrClosedPipe
 		}
 		c.lose = c.c.after.CompareAndSwap(true, false)
@@ -49,7 +49,7 @@ func (c *cutConn) Read(b []byte) (int, error) {
 	if c.lose && n > 0 { // the server has committed
 		c.c.cuts.Add(1)
 		c.dead, c.lose = true, false
-		_ = c.Conn.Close()
+		_ = c.Close()
 		return 0, io.ErrUnexpectedEOF
 	}
 	return n, err

@@ -53,8 +53,7 @@ func (r *Relay) checkOften(ctx context.Context) error {
 		if err == nil {
 			err = r.check(ctx, stream, samples)
 		}
-		var diverged *DivergedError
-		if errors.As(err, &diverged) {
+		if _, ok := errors.AsType[*DivergedError](err); ok {
 			return err
 		}
 		if err != nil && ctx.Err() == nil {

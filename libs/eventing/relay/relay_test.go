@@ -175,8 +175,7 @@ func TestConformance(t *testing.T) {
 				_, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: "hodei.events.x.y.Z", Header: nats.Header{
 					jetstream.ExpectedStreamHeader: {bus.EventsStream}, jetstream.ExpectedLastSeqHeader: {"1"},
 				}})
-				var api *jetstream.APIError
-				if !errors.As(err, &api) {
+				if _, ok := errors.AsType[*jetstream.APIError](err); !ok {
 					t.Fatalf("got %v", err)
 				}
 			}

@@ -38,6 +38,7 @@ func BenchmarkAppend(b *testing.B) {
 }
 
 func benchmarkAppend(b *testing.B, s *store.Store, callers int) {
+	b.Helper()
 	var left atomic.Int64
 	left.Store(int64(b.N))
 	done := make(chan error, callers)

@@ -18,12 +18,12 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-func open(t testing.TB, config store.Config) *store.Store {
-	t.Helper()
-	s, err := store.Open(t.Context(), config)
+func open(tb testing.TB, config store.Config) *store.Store {
+	tb.Helper()
+	s, err := store.Open(tb.Context(), config)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(s.Close)
+	tb.Cleanup(s.Close)
 	return s
 }

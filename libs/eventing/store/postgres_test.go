@@ -18,27 +18,27 @@ import (
 	"hodei.dev/libs/eventing/store/storetest"
 )
 
-func execute(t testing.TB, s *store.Store, sql string, args ...any) {
-	t.Helper()
-	if _, err := s.Pool().Exec(t.Context(), sql, args...); err != nil {
-		t.Fatalf("%s: %v", sql, err)
+func execute(tb testing.TB, s *store.Store, sql string) {
+	tb.Helper()
+	if _, err := s.Pool().Exec(tb.Context(), sql); err != nil {
+		tb.Fatalf("%s: %v", sql, err)
 	}
 }
 
 // contiguous checks the whole log: no gap in positions, none in any stream, no
 // event twice, streams that say what their events say.
-func contiguous(t testing.TB, s *store.Store, events int64) {
-	t.Helper()
+func contiguous(tb testing.TB, s *store.Store, events int64) {
+	tb.Helper()
 	var count, head, ids, wrong int64
-	err := s.Pool().QueryRow(t.Context(), `SELECT count(*), coalesce(max(position), 0), count(DISTINCT event_id),
+	err := s.Pool().QueryRow(tb.Context(), `SELECT count(*), coalesce(max(position), 0), count(DISTINCT event_id),
 		(SELECT count(*) FROM hodei.streams AS s WHERE version <> (SELECT count(*) FROM hodei.events AS e WHERE e.stream_id = s.stream_id)
 		    OR version <> (SELECT max(version) FROM hodei.events AS e WHERE e.stream_id = s.stream_id)) FROM hodei.events`).
 		Scan(&count, &head, &ids, &wrong)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if count != events || head != events || ids != events || wrong != 0 {
-		t.Errorf("%d events, head %d, %d ids, %d streams that differ from their events; want %d events", count, head, ids, wrong, events)
+		tb.Errorf("%d events, head %d, %d ids, %d streams that differ from their events; want %d events", count, head, ids, wrong, events)
 	}
 }
 
@@ -122,6 +122,7 @@ func TestLostAnswers(t *testing.T) {
 // kill ends, each time it is told to, the sessions named "victim" that it meets
 // at work, and returns how many.
 func kill(ctx context.Context, t *testing.T, url string, strike <-chan struct{}) (kills int) {
+	t.Helper()
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
 		t.Error(err)

@@ -1,6 +1,7 @@
 package core_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -103,13 +104,13 @@ func compare(t *rapid.T, of core.Type, w core.Watch, state string, want time.Tim
 func naiveJob(j job.Job, history []happened) time.Time {
 	table := deadline.Defaults()
 	entered, asked := time.Time{}, time.Time{}
-	for i := len(history) - 1; i >= 0; i-- {
-		switch f := history[i].fact.(type) {
+	for _, h := range slices.Backward(history) {
+		switch f := h.fact.(type) {
 		case job.CancelRequested:
-			asked = history[i].at
+			asked = h.at
 		case job.Queued, job.Scheduled, job.Assigned, job.StatusChanged, job.Requeued:
 			if entered.IsZero() {
-				entered = history[i].at
+				entered = h.at
 				if r, ok := f.(job.Requeued); ok && r.NotBefore.After(entered) {
 					entered = r.NotBefore
 				}
@@ -162,6 +163,7 @@ func naiveWorker(w worker.Worker, history []happened) time.Time {
 		if end := history[0].at.Add(table.WorkerLifetime); due.IsZero() || end.Before(due) {
 			return end
 		}
+	default: // those that go have no other end
 	}
 	return due
 }

@@ -40,17 +40,17 @@ func NewSilence(threshold time.Duration, now time.Time) *Silence {
 	return &Silence{Threshold: threshold, hearing: now, workers: map[string]*heard{}}
 }
 
-// Connected: heartbeats of the worker are expected from now on. Again is harmless.
+// Connected notes that heartbeats of the worker are expected from now on. Again is harmless.
 func (s *Silence) Connected(id string, now time.Time) {
 	if s.workers[id] == nil {
 		s.workers[id] = &heard{connected: now}
 	}
 }
 
-// Gone: no heartbeat of the worker is expected any more.
+// Gone notes that no heartbeat of the worker is expected any more.
 func (s *Silence) Gone(id string) { delete(s.workers, id) }
 
-// Heard: a heartbeat came now, which the stream took at stored. One of a worker
+// Heard notes that a heartbeat came now, which the stream took at stored. One of a worker
 // that is not connected, as far as known, means nothing.
 func (s *Silence) Heard(id string, now, stored time.Time) {
 	if h := s.workers[id]; h != nil {
@@ -58,7 +58,7 @@ func (s *Silence) Heard(id string, now, stored time.Time) {
 	}
 }
 
-// Deaf: until now nothing could be heard, so no silence before counts.
+// Deaf notes that until now nothing could be heard, so no silence before counts.
 func (s *Silence) Deaf(now time.Time) { s.hearing = now }
 
 // Workers is how many are watched.
@@ -117,7 +117,7 @@ func (s *Silence) Look(now time.Time) Look {
 	return out
 }
 
-// Told: the worker's silence was reported. It is reported again, with backoff, as
+// Told notes: the worker's silence was reported. It is reported again, with backoff, as
 // long as it is connected and silent: who heard of it may have known better then.
 func (s *Silence) Told(id string, now time.Time) {
 	if h := s.workers[id]; h != nil {

@@ -16,6 +16,7 @@ import (
 
 // testRace has many compete for the versions of one stream.
 func testRace(t *testing.T, a, b Log) {
+	t.Helper()
 	const racers, rounds = 16, 10
 	stream := NewStream("job")
 	for round := range rounds {
@@ -46,6 +47,7 @@ func testRace(t *testing.T, a, b Log) {
 
 // testSpares mixes appends that must fail with others that must not.
 func testSpares(t *testing.T, a, _ Log) {
+	t.Helper()
 	taken := NewStream("job")
 	appended(t, a, store.Append{
 		Changes: []store.Change{NewChange(t, taken, 0, 1)},
@@ -79,6 +81,7 @@ func testSpares(t *testing.T, a, _ Log) {
 // testFollow has many writers at two doors and readers that follow the log: what
 // they see must be every position, in order, once.
 func testFollow(t *testing.T, a, b Log) {
+	t.Helper()
 	const writers, appends, perAppend = 48, 15, 2
 	const total = writers * appends * perAppend
 	var all sync.WaitGroup
@@ -110,6 +113,7 @@ func testFollow(t *testing.T, a, b Log) {
 }
 
 func follow(t *testing.T, l Log, total int) {
+	t.Helper()
 	cursor, versions := int64(0), map[event.Stream]int{}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -132,6 +136,7 @@ func follow(t *testing.T, l Log, total int) {
 // testSnapshot moves streams in pairs, so that a snapshot between the two halves
 // of an append would show.
 func testSnapshot(t *testing.T, a, b Log) {
+	t.Helper()
 	left, right, done := NewStream("job"), NewStream("worker"), NewStream("job")
 	end := NewChange(t, done, 0, 1)
 	end.Terminal = true
@@ -185,6 +190,7 @@ func testSnapshot(t *testing.T, a, b Log) {
 }
 
 func testEndedContext(t *testing.T, a, _ Log) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := a.Append(ctx, One(NewChange(t, NewStream("job"), 0, 1))); !errors.Is(err, context.Canceled) {
@@ -196,6 +202,7 @@ func testEndedContext(t *testing.T, a, _ Log) {
 }
 
 func testExclusive(t *testing.T, a, b Log) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var inside atomic.Int32

@@ -14,6 +14,7 @@ import (
 )
 
 func testInvalid(t *testing.T, a, _ Log) {
+	t.Helper()
 	data := func(raw string) func(*store.Append) {
 		return func(ap *store.Append) { ap.Changes[0].Events[1].Data = json.RawMessage(raw) }
 	}
@@ -83,6 +84,7 @@ func testInvalid(t *testing.T, a, _ Log) {
 }
 
 func testFind(t *testing.T, a, b Log) {
+	t.Helper()
 	ids := []string{
 		"0190aaaa-0000-7000-8000-000000000001", "0190aaaa-0000-7000-8000-000000000002",
 		"0190aaab-0000-7000-8000-000000000001", "ffffffff-ffff-7fff-bfff-ffffffffffff",
@@ -126,6 +128,7 @@ func testFind(t *testing.T, a, b Log) {
 }
 
 func testState(t *testing.T, a, b Log) {
+	t.Helper()
 	stream := NewStream("job")
 	step := func(expected int, state string, terminal bool) store.StreamRow {
 		t.Helper()

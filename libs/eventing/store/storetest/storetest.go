@@ -35,6 +35,7 @@ type Open func(t *testing.T) (a, b Log)
 
 // Run runs the suite; each test opens a log of its own.
 func Run(t *testing.T, open Open) {
+	t.Helper()
 	for _, test := range []struct {
 		name string
 		run  func(t *testing.T, a, b Log)
@@ -81,24 +82,24 @@ func NewStream(streamType string) event.Stream {
 }
 
 // NewEvent makes an event of a stream.
-func NewEvent(t testing.TB, stream event.Stream, fact Fact) event.Event {
-	t.Helper()
+func NewEvent(tb testing.TB, stream event.Stream, fact Fact) event.Event {
+	tb.Helper()
 	e, err := event.New(stream, event.Meta{
 		Source: "storetest", Namespace: "default", CorrelationID: "correlation", CausationID: "cause",
 		Actor: "service/storetest", TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", TraceState: "k=v",
 	}, fact)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return e
 }
 
 // NewChange makes a change with n events of type "Happened".
-func NewChange(t testing.TB, stream event.Stream, expected, n int) store.Change {
-	t.Helper()
+func NewChange(tb testing.TB, stream event.Stream, expected, n int) store.Change {
+	tb.Helper()
 	c := store.Change{Stream: stream, Namespace: "default", Expected: expected, State: "OPEN"}
 	for i := range n {
-		c.Events = append(c.Events, NewEvent(t, stream, Fact{Type: "Happened", N: expected + 1 + i}))
+		c.Events = append(c.Events, NewEvent(tb, stream, Fact{Type: "Happened", N: expected + 1 + i}))
 	}
 	return c
 }
@@ -134,6 +135,7 @@ func headOf(t *testing.T, l Log) int64 {
 }
 
 func testRoundTrip(t *testing.T, a, b Log) {
+	t.Helper()
 	if head := headOf(t, a); head != 0 {
 		t.Fatalf("an empty log has head %d", head)
 	}
@@ -188,6 +190,7 @@ func testRoundTrip(t *testing.T, a, b Log) {
 }
 
 func testSpans(t *testing.T, a, b Log) {
+	t.Helper()
 	job, worker := NewStream("job"), NewStream("worker")
 	appended(t, a, One(NewChange(t, worker, 0, 2)))
 	both := store.Append{Changes: []store.Change{NewChange(t, job, 0, 2), NewChange(t, worker, 2, 1)}}
@@ -213,6 +216,7 @@ func testSpans(t *testing.T, a, b Log) {
 }
 
 func testConflict(t *testing.T, a, b Log) {
+	t.Helper()
 	stream := NewStream("job")
 	appended(t, a, One(NewChange(t, stream, 0, 2)))
 	for _, expected := range []int{0, 1, 3} {
@@ -238,6 +242,7 @@ func testConflict(t *testing.T, a, b Log) {
 }
 
 func testKeys(t *testing.T, a, b Log) {
+	t.Helper()
 	first := NewStream("job")
 	key := store.Key{Namespace: "default", Kind: "idempotency", Value: "order 66", Stream: first, Digest: []byte{1, 2}}
 	appended(t, a, store.Append{Changes: []store.Change{NewChange(t, first, 0, 1)}, Keys: []store.Key{key}})
@@ -271,6 +276,7 @@ func testKeys(t *testing.T, a, b Log) {
 }
 
 func testRepeat(t *testing.T, a, b Log) {
+	t.Helper()
 	job, worker := NewStream("job"), NewStream("worker")
 	both := store.Append{
 		Changes: []store.Change{NewChange(t, job, 0, 2), NewChange(t, worker, 0, 1)},

@@ -174,6 +174,8 @@ func TestFiresToTheSecondAlsoBeyondTheWindow(t *testing.T) {
 				t.Errorf("%s after", s)
 			}
 		}
+		g.mu.Lock()
+		defer g.mu.Unlock()
 		if g.looks > 12 {
 			t.Errorf("%d looks at the stored deadlines in five hours", g.looks)
 		}
@@ -234,7 +236,9 @@ func TestAnAppendThatFailsIsRepeatedWithBackoff(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g := newGround()
 			inBubble(t, g, func(m *app.Monitor) {
+				g.mu.Lock()
 				g.refuse = refuse
+				g.mu.Unlock()
 				r := g.queue(t, time.Minute)
 				m.Observe([]app.Row{r})
 				time.Sleep(6 * time.Minute)
@@ -263,6 +267,8 @@ func TestFiringIsBounded(t *testing.T) {
 		}
 		m.Observe(rows)
 		time.Sleep(2 * time.Minute)
+		g.mu.Lock()
+		defer g.mu.Unlock()
 		if g.most != 4 || m.Figures().Fired != 100 {
 			t.Errorf("%d at once, %d fired", g.most, m.Figures().Fired)
 		}

@@ -18,7 +18,7 @@ import (
 	"hodei.dev/libs/eventing/eventingtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, eventingtest.ServersGoroutines()...) }
 
 func TestNames(t *testing.T) {
 	for got, want := range map[string]string{

@@ -23,7 +23,7 @@ import (
 	"hodei.dev/libs/eventing/eventingtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, eventingtest.ServersGoroutines()...) }
 
 func TestDeliversWhatIsThereAndWhatComes(t *testing.T) {
 	w := newWorld(t)

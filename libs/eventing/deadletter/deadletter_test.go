@@ -17,7 +17,7 @@ import (
 	"hodei.dev/libs/eventing/eventingtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, eventingtest.ServersGoroutines()...) }
 
 func letter(service, typ string, n int) deadletter.Letter {
 	e := event.Event{

@@ -118,7 +118,7 @@ func FuzzRoundTrip(f *testing.F) {
 	f.Add("%", "\r\n", 0, "é", " ", "", "/", "%41", "\x00\xff", int64(0), int64(-1), []byte{0xff})
 	f.Fuzz(func(t *testing.T, id, typ string, version int, source, ns, kind, stream, corr, actor string, pos, sec int64, data []byte) {
 		if id == "" || version < 0 || pos < 0 || strings.Contains(kind, "/") || sec < 0 || sec > 1<<37 {
-			t.Skip()
+			return // no event has these
 		}
 		e := event.Event{
 			Meta: event.Meta{Source: source, Namespace: ns, CorrelationID: corr, Actor: actor}, ID: id, Type: typ, Version: version,

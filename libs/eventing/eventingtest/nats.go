@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
 
 	"hodei.dev/libs/eventing/bus"
 )
@@ -272,3 +273,12 @@ func freePort(tb testing.TB) int {
 }
 
 var discard = slog.New(slog.DiscardHandler)
+
+// ServersGoroutines are what an embedded NATS server leaves for a while after it
+// has shut down: no leak of ours.
+func ServersGoroutines() []goleak.Option {
+	return []goleak.Option{
+		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
+		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"),
+	}
+}

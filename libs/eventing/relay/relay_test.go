@@ -24,7 +24,7 @@ import (
 	"hodei.dev/libs/eventing/relay"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, eventingtest.ServersGoroutines()...) }
 
 func config(tb testing.TB, l *memory, nc *nats.Conn) relay.Config {
 	tb.Helper()

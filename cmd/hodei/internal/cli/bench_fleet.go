@@ -187,7 +187,7 @@ func (a *fakeAgent) connect(ctx context.Context) error {
 			return err
 		}
 		if m.GetTerminate() != nil {
-			return stream.CloseSend()
+			return s.close()
 		}
 		err = a.obey(s, m)
 	}
@@ -244,6 +244,12 @@ func (s *session) send(m *registryv1.ConnectRequest) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.stream.Send(m)
+}
+
+func (s *session) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stream.CloseSend()
 }
 
 func (s *session) report(r *registryv1.Result) error {

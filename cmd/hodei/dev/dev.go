@@ -115,7 +115,7 @@ func Run(ctx context.Context, cfg Config, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	g := &ground{cfg: cfg, logs: os.Stderr, grace: stopGrace, natsURL: cfg.NATSURL}
+	g := &ground{cfg: cfg, log: tel.Log, logs: os.Stderr, grace: stopGrace, natsURL: cfg.NATSURL}
 	began := time.Now()
 	url, stopPostgres, err := openPostgres(ctx, cfg, data, tel.Log)
 	if err != nil {

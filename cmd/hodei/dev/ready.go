@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"google.golang.org/grpc"
 
 	"hodei.dev/libs/platform/process"
@@ -44,16 +45,31 @@ func waitReady(ctx context.Context, listen string, health map[string]*process.He
 	})
 }
 
-// settle blocks until a service has handled the whole log, or ctx ends.
-func settle(ctx context.Context, listen string) error {
-	conn, err := rpc.Dial(listen)
+// settle blocks until no job is on a worker any more, or ctx ends. It asks the
+// log itself: a consumer's position says only what it has been told of.
+func settle(ctx context.Context, postgres string) error {
+	db, err := pgx.Connect(ctx, postgres)
 	if err != nil {
-		return err
+		return fmt.Errorf("see whether jobs are still on workers: %w", err)
 	}
-	defer conn.Close()
-	return ask(ctx, conn, func(services []*platformv1.ServiceStatus) (bool, string) {
-		return len(services) == 1 && services[0].GetLag() == 0, "the last events"
-	})
+	defer db.Close(context.WithoutCancel(ctx))
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
+	for {
+		var live int
+		err := db.QueryRow(ctx, `select count(*) from hodei.streams where not terminal and stream_type = 'job' and state in ('ASSIGNED', 'RUNNING')`).Scan(&live)
+		if err != nil {
+			return fmt.Errorf("see whether jobs are still on workers: %w", err)
+		}
+		if live == 0 {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%d jobs are still on workers: %w", live, ctx.Err())
+		}
+	}
 }
 
 // ask asks for the status until enough says that it is, or ctx ends.
@@ -62,9 +78,11 @@ func ask(ctx context.Context, conn *grpc.ClientConn, enough func([]*platformv1.S
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
 	for {
-		waiting := "an answer"
+		waiting := ""
 		resp, err := client.GetStatus(ctx, &platformv1.GetStatusRequest{})
-		if err == nil {
+		if err != nil {
+			waiting = "an answer (" + err.Error() + ")"
+		} else {
 			var ok bool
 			if ok, waiting = enough(resp.GetServices()); ok {
 				return nil

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"log/slog"
 	"path/filepath"
 	"time"
 
@@ -33,6 +33,7 @@ type ground struct {
 	nats     nats.InProcessConnProvider
 	sockets  string
 	logs     io.Writer
+	log      *slog.Logger
 	cfg      Config
 	grace    time.Duration
 }
@@ -104,7 +105,7 @@ func assemble(ctx context.Context, g *ground, data *dataDir, agentListen string)
 	gat.TimeoutMonitor, gat.Audit, gat.Relay = g.socket("timeout-monitor"), g.socket("audit"), g.socket("relay")
 
 	err := errors.Join(add(ctx, f, relay.Service(), rel), add(ctx, f, audit.Service(), aud), add(ctx, f, registry.Service(), reg))
-	f.addSettling(g.socket("registry"))
+	f.addSettling(g.log)
 	err = errors.Join(err,
 		add(ctx, f, timeoutmonitor.Service(), mon), add(ctx, f, provisioner.Service(), pro), add(ctx, f, dispatcher.Service(), dis),
 		add(ctx, f, scheduler.Service(), sch), add(ctx, f, gateway.Service(), gat))
@@ -117,14 +118,14 @@ func assemble(ctx context.Context, g *ground, data *dataDir, agentListen string)
 // addSettling makes a part that does nothing while the process runs. When it
 // stops, it gives the registry the time to hear of the workers that the
 // provisioner has just ended, so that their jobs are queued again before the end
-// rather than at the next start.
-func (f *fleet) addSettling(registry string) {
+// rather than at the next start. Jobs on workers elsewhere go on.
+func (f *fleet) addSettling(log *slog.Logger) {
 	f.parts = append(f.parts, lifecycle.Part{Name: "settling", Run: func(ctx context.Context) error {
 		<-ctx.Done()
 		wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 		defer cancel()
-		if err := settle(wait, registry); err != nil {
-			fmt.Fprintf(os.Stderr, "hodei: %v; the next start goes on from there\n", err)
+		if err := settle(wait, f.ground.postgres); err != nil {
+			log.InfoContext(ctx, "jobs go on without this process", "reason", err)
 		}
 		return nil
 	}})

@@ -207,10 +207,13 @@ func retry(ctx context.Context, fn func() error) error {
 	}
 }
 
+// noPeers is what a cluster answers that does not know enough of its servers yet.
+const noPeers = 10005
+
 func final(err error) bool {
 	if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrAuthorization) || errors.Is(err, jetstream.ErrInvalidStreamName) {
 		return true
 	}
 	var api *jetstream.APIError
-	return errors.As(err, &api) && api.Code == 400
+	return errors.As(err, &api) && api.Code == 400 && api.ErrorCode != noPeers
 }

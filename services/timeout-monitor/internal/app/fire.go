@@ -96,7 +96,7 @@ func (m *Monitor) fireWorker(ctx context.Context, e core.Entry) error {
 	if d.Kind == core.Idle {
 		m.idle.Lock()
 		defer m.idle.Unlock()
-		if p, err = m.Deadlines.Provider(ctx, w.ProviderID); err != nil {
+		if p, err = m.provider(ctx, w.ProviderID); err != nil {
 			return err
 		}
 		if p != nil && p.MinIdle > 0 {
@@ -150,7 +150,7 @@ func (m *Monitor) due(ctx context.Context, e core.Entry, h history) (core.Deadli
 	var p *core.Provider
 	if h.watch.ProviderID != "" {
 		var err error
-		if p, err = m.Deadlines.Provider(ctx, h.watch.ProviderID); err != nil {
+		if p, err = m.provider(ctx, h.watch.ProviderID); err != nil {
 			return core.Deadline{}, false, err
 		}
 	}
@@ -169,6 +169,20 @@ func (m *Monitor) due(ctx context.Context, e core.Entry, h history) (core.Deadli
 		m.agenda.Remove(e.ID, h.watch.Version)
 	}
 	return core.Deadline{}, false, nil
+}
+
+// provider is a provider's settings by the log: the projection tells of deadlines
+// before its transaction is committed, so its own table may not have them yet.
+func (m *Monitor) provider(ctx context.Context, id string) (*core.Provider, error) {
+	p, err := aggregate.LoadProvider(ctx, m.Log, id)
+	if errors.Is(err, fault.NotFound) {
+		return nil, nil //nolint:nilnil // a provider that the log does not have has no settings of its own
+	}
+	if err != nil {
+		return nil, err
+	}
+	settings := core.ProviderOf(p.Spec)
+	return &settings, nil
 }
 
 // hold waits for what is under way already.

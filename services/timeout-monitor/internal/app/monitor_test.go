@@ -93,15 +93,12 @@ func (g *ground) Correct(_ context.Context, r app.Row) error {
 	return nil
 }
 func (g *ground) Hold(context.Context, string, int, time.Time, int) error { return nil }
-func (g *ground) Provider(context.Context, string) (*core.Provider, error) {
-	return nil, nil
-}
-func (g *ground) Idle(context.Context, string, []string) (int, error) { return 0, nil }
-func (g *ground) Last(context.Context, string) (time.Time, error)     { return time.Time{}, nil }
-func (g *ground) Fired(string, time.Duration)                         {}
-func (g *ground) Failed(string)                                       {}
-func (g *ground) Conflict(string)                                     {}
-func (g *ground) Held()                                               {}
+func (g *ground) Idle(context.Context, string, []string) (int, error)     { return 0, nil }
+func (g *ground) Last(context.Context, string) (time.Time, error)         { return time.Time{}, nil }
+func (g *ground) Fired(string, time.Duration)                             {}
+func (g *ground) Failed(string)                                           {}
+func (g *ground) Conflict(string)                                         {}
+func (g *ground) Held()                                                   {}
 
 // queue appends a PENDING job and returns its row.
 func (g *ground) queue(t *testing.T, timeout time.Duration) app.Row {

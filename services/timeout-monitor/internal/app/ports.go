@@ -41,8 +41,6 @@ type Deadlines interface {
 	Correct(ctx context.Context, r Row) error
 	// Hold moves a deadline that has passed, and can only be waited for, to due; times is how often that was done.
 	Hold(ctx context.Context, id string, version int, due time.Time, times int) error
-	// Provider returns a provider's settings; nil where they are not known.
-	Provider(ctx context.Context, id string) (*core.Provider, error)
 	// Idle counts the provider's READY workers, without those in except.
 	Idle(ctx context.Context, providerID string, except []string) (int, error)
 }

@@ -69,8 +69,8 @@ e2e-compose: build ## deploy/compose comes up and runs a job (skipped without Do
 	  scripts/gotest e2e-compose '^hodei\.dev/test/compose(/|$$)' '' -timeout=20m; \
 	else echo "skipped: $$why"; fi
 
-bench: deps build ## Measure a platform of its own; figures go to .cache/bench
-	@scripts/bench
+bench: deps build ## Measure a platform of its own, for docs/performance.md (BENCH=-short: a fifth)
+	@go run ./test/bench $(BENCH)
 
 ##@ Check
 .PHONY: lint fmt modules-check cross proto-check

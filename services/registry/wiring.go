@@ -177,7 +177,8 @@ func (w *wiring) fillStatus(ctx context.Context, s *platformv1.ServiceStatus) {
 	if handled, err := consumer.NewPositions(postgres.Schema).Load(ctx, w.c.Store.Pool(), w.c.Name); err != nil {
 		s.Problems["reactions"] = err.Error()
 	} else {
-		s.Position = min(position, handled)
+		// The stored one follows now and then; where this replica reacts, it knows better.
+		s.Position = min(position, max(handled, w.reactions.Status().Position))
 	}
 	s.Lag = max(0, s.Head-s.Position)
 	for name, retrying := range map[string]string{"workers": w.projection.Status().Retrying, "reactions": w.reactions.Status().Retrying} {

@@ -302,6 +302,11 @@ func TestWatchWorkers(t *testing.T) {
 	a := w.ready(1)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
+	// A watch begins with what is published after it: wait for what was before.
+	eventingtest.Eventually(t, "the worker's first events to be published", func() bool {
+		page, err := w.workers.ListWorkers(ctx, &registryv1.ListWorkersRequest{States: []string{"READY"}})
+		return err == nil && len(page.GetWorkers()) == 1
+	})
 	one, err := w.workers.WatchWorkers(ctx, &registryv1.WatchWorkersRequest{WorkerId: a.workerID})
 	if err != nil {
 		t.Fatal(err)

@@ -73,6 +73,10 @@ type Config struct {
 	JS jetstream.JetStream
 	// MaxBatch bounds the events of one call of Handle. Default 500.
 	MaxBatch int
+	// Gather is the least time between two batches: what comes sooner after the last
+	// one waits and is handled with it. An event after a pause is handled at once. It
+	// makes few large transactions of many small ones. Default 0: never wait.
+	Gather time.Duration
 	// Attempts is how often one failing event is tried before it is dead-lettered. Default 5.
 	Attempts int
 	// RetryDelay is the first pause between attempts; each is three times the one

@@ -53,6 +53,26 @@ func TestDeliversOnlyItsTypes(t *testing.T) {
 	eventingtest.Eventually(t, "the head", func() bool { return c.Status().Position >= 900 })
 }
 
+func TestGathersWhatComesSoonAfterABatch(t *testing.T) {
+	w := newWorld(t)
+	w.relay(0)
+	s := &sink{}
+	cfg := w.config(s)
+	cfg.Gather, cfg.MaxBatch = time.Hour, 10 // only a full batch goes before the hour is over
+	w.consume(cfg)
+	w.add(1)
+	s.got(t, w.want(0)) // the first one at once
+	for range 10 {
+		w.add(1)
+	}
+	s.got(t, w.want(0))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.batches != 2 {
+		t.Fatalf("%d batches", s.batches)
+	}
+}
+
 func TestTheStoredPositionIsTheTruth(t *testing.T) {
 	w := newWorld(t)
 	w.relay(0)

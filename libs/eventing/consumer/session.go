@@ -47,8 +47,9 @@ type session struct {
 	settled   bool      // a probe has seen that everything is handled
 	suspect   int64     // position of an event that the last probe saw and that had not come
 
-	batch []event.Event
-	ack   jetstream.Msg // the last message of batch
+	batch   []event.Event
+	ack     jetstream.Msg // the last message of batch
+	flushed time.Time     // when a batch was last handled
 }
 
 // session receives and handles until something is in doubt.
@@ -160,6 +161,7 @@ func (s *session) makeConsumer(ctx context.Context) error {
 		Durable: c.cfg.Name, Description: "Events of hodei-" + c.cfg.Service + "; its position in Postgres is the truth.",
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: uint64(max(c.position-s.stream.Base, 0)) + 1,
 		AckPolicy: jetstream.AckAllPolicy, AckWait: ackWait, MaxAckPending: -1,
+		MemoryStorage: true, // what it would store is not asked for: the next one is made at the position
 	}
 	if filters := bus.EventFilters(c.cfg.Types); len(filters) > 1 {
 		cfg.FilterSubjects = filters
@@ -212,28 +214,25 @@ func (s *session) receive(ctx context.Context, doubt <-chan error) error {
 	}
 }
 
-// take makes a batch of m and what else has already come, and handles it.
+// take makes a batch of m and what else comes until it is time, and handles it.
 func (s *session) take(ctx context.Context, m jetstream.Msg) error {
 	began := time.Now()
 	s.last, s.suspect = began, 0
-	for {
+	due := s.flushed.Add(s.c.cfg.Gather)
+	for ok := true; ok; {
 		if err := s.add(ctx, m); err != nil {
 			return err
 		}
 		if len(s.batch) >= s.c.cfg.MaxBatch {
 			break
 		}
-		select {
-		case m = <-s.msgs:
-			continue
-		default:
-		}
-		break
+		m, ok = s.next(ctx, due)
 	}
 	if err := s.flush(ctx); err != nil {
 		return err
 	}
 	now := time.Now()
+	s.flushed = now
 	if err := s.c.checkpoint(ctx, now); err != nil {
 		return err
 	}
@@ -241,6 +240,29 @@ func (s *session) take(ctx context.Context, m jetstream.Msg) error {
 		return errors.New("handling took long: the stream may have moved on")
 	}
 	return nil
+}
+
+// next is the next message that has come, or comes until due.
+func (s *session) next(ctx context.Context, due time.Time) (m jetstream.Msg, ok bool) {
+	select {
+	case m = <-s.msgs:
+		return m, true
+	default:
+	}
+	wait := time.Until(due)
+	if wait <= 0 {
+		return nil, false
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case m = <-s.msgs:
+		return m, true
+	case <-t.C:
+	case <-s.connected.Done():
+	case <-ctx.Done():
+	}
+	return nil, false
 }
 
 // add puts a message into the batch. What is missing before it, or cannot be

@@ -25,6 +25,10 @@ import (
 	"hodei.dev/libs/eventing/event"
 )
 
+// defaultGather bounds the transactions of a projection to 20 a second. Whoever
+// waits for a change watches the live events; tables are for lists.
+const defaultGather = 50 * time.Millisecond
+
 // DDL makes what the projections of a service need beside their own tables, in
 // the service's schema, which must exist: the positions (also those of consumers
 // without tables, see consumer.Positions) and the parked events. The first
@@ -82,6 +86,9 @@ type Config struct {
 	// NC and JS are one connection, and JetStream on it. Required.
 	NC *nats.Conn
 	JS jetstream.JetStream
+	// Gather: see consumer.Config; by so much may queries be behind at most because
+	// of it. Default 50 ms; negative = 0.
+	Gather time.Duration
 	// MaxBatch, Attempts, RetryDelay and ProbeInterval: see consumer.Config.
 	MaxBatch, Attempts        int
 	RetryDelay, ProbeInterval time.Duration
@@ -121,6 +128,9 @@ func New(cfg Config) (*Projection, error) {
 	if cfg.Name == "" {
 		cfg.Name = cfg.Service
 	}
+	if cfg.Gather == 0 {
+		cfg.Gather = defaultGather
+	}
 	p := &Projection{
 		cfg: cfg, requests: make(chan request),
 		positions: pgx.Identifier{cfg.Schema, "positions"}.Sanitize(), parked: pgx.Identifier{cfg.Schema, "parked"}.Sanitize(),
@@ -129,7 +139,7 @@ func New(cfg Config) (*Projection, error) {
 	p.consumer, err = consumer.New(consumer.Config{
 		Service: cfg.Service, Name: cfg.Name, Types: cfg.Types, Store: cfg.Store, NC: cfg.NC, JS: cfg.JS,
 		Start: p.load, Handle: p.handle, DeadLettered: p.park, Checkpoint: p.checkpoint,
-		MaxBatch: cfg.MaxBatch, Attempts: cfg.Attempts, RetryDelay: cfg.RetryDelay, ProbeInterval: cfg.ProbeInterval,
+		Gather: max(cfg.Gather, 0), MaxBatch: cfg.MaxBatch, Attempts: cfg.Attempts, RetryDelay: cfg.RetryDelay, ProbeInterval: cfg.ProbeInterval,
 		Log: cfg.Log, Meter: cfg.Meter,
 	})
 	return p, err

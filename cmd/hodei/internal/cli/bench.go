@@ -53,7 +53,21 @@ received on a watch that was opened before the load.
 
 Without --rate or --batch, --concurrency callers queue one job after the other.
 --fake-workers makes an external provider, simulates its workers over the agents'
-door, and removes everything at the end: the platform alone, without processes.`,
+door, and removes everything at the end: the platform alone, without processes.
+
+The object that -o json prints has what was asked for and these figures, as the
+medians over all runs, and again for each run in "runs":
+  submit_per_s     jobs queued a second, from the first call to the last answer
+  done_per_s       jobs that SUCCEEDED a second, from the first call to the last end
+  ack_ms           milliseconds until QueueJob answered: p50, p90, p99, max
+  running_ms       until RUNNING was received; done_ms: until a final state was
+  events_per_s     events of the whole platform: appended to the log, published on the
+                   stream, audited in the audit log
+  failed           jobs that were refused or did not succeed, of all runs together
+  lag_end          events that were in the log but not in the audit log when the last
+                   job was done
+  cpu_ms_per_job   processor time of the services; null where they do not tell. Postgres,
+                   agents and jobs are not in it`,
 		Example: `  hodei bench --jobs 1000
   hodei bench --jobs 3000 --rate 50 -- true
   hodei bench --jobs 90000 --fake-workers 200 --batch 100 --runs 1 -o json`,

@@ -73,8 +73,29 @@ func Main(extra ...*cobra.Command) int {
 	defer signal.Stop(signals)
 	return Execute(context.Background(), Process{
 		Args: os.Args[1:], Environ: os.Environ(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		Signals: signals, Abort: func() { os.Exit(exitInterrupted) },
+		Signals: distinct(signals, time.Now), Abort: func() { os.Exit(exitInterrupted) },
 	}, extra...)
+}
+
+// sameWish is how close together two signals are one wish. `timeout` and some
+// supervisors send theirs twice at once, to the process and to its group; nobody's
+// second Ctrl-C comes so soon.
+const sameWish = 100 * time.Millisecond
+
+// distinct passes signals on, except those that follow another at once: the first of
+// them asks for the end, and a second one would give up waiting for it.
+func distinct(in <-chan os.Signal, now func() time.Time) <-chan os.Signal {
+	out := make(chan os.Signal, cap(in))
+	go func() {
+		var last time.Time
+		for s := range in {
+			if at := now(); at.Sub(last) >= sameWish {
+				last = at
+				out <- s
+			}
+		}
+	}()
+	return out
 }
 
 // Execute is [Main] for a test or a larger program.

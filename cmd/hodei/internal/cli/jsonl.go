@@ -58,11 +58,33 @@ func checkFields(path string, v any, m protoreflect.MessageDescriptor) error {
 		if f == nil {
 			return fmt.Errorf("unknown field %s; there are: %s", whole, strings.Join(fieldNames(m), " "))
 		}
-		if f.Message() == nil || f.IsMap() || f.IsList() || object[name] == nil {
-			continue
-		}
-		if err := checkFields(whole, object[name], f.Message()); err != nil {
+		if err := checkField(whole, object[name], f); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// checkField refuses what has another shape than the field. Of a list or a map that
+// is none, the decoder says what it met and not where.
+func checkField(whole string, v any, f protoreflect.FieldDescriptor) error {
+	if v == nil {
+		return nil
+	}
+	switch {
+	case f.IsList():
+		if _, ok := v.([]any); !ok {
+			return fmt.Errorf("field %s: a list is wanted, such as [\"a\", \"b\"]", whole)
+		}
+	case f.IsMap():
+		if _, ok := v.(map[string]any); !ok {
+			return fmt.Errorf("field %s: an object is wanted, such as {\"key\":\"value\"}", whole)
+		}
+	case f.Message() != nil:
+		return checkFields(whole, v, f.Message())
+	case f.Kind() == protoreflect.StringKind:
+		if _, ok := v.(string); !ok {
+			return fmt.Errorf("field %s: a string is wanted, in double quotes", whole)
 		}
 	}
 	return nil

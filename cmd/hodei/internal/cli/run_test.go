@@ -323,12 +323,18 @@ func TestInterruptOfAProcess(t *testing.T) {
 	s.w.set(func(j *schedulerv1.Job) { j.State, j.Attempt = "RUNNING", 1 })
 	s.w.print(1, "stdout", "up\n")
 	r.until("output", func() bool { return r.stdout.String() == "up\n" })
-	for range 2 {
+	interrupt := func() {
 		if err := cmd.Process.Signal(os.Interrupt); err != nil {
-			t.Fatal(err)
+			t.Error(err)
 		}
-		r.until("the cancel", asked.Load)
 	}
+	interrupt()
+	interrupt() // at once it is the same wish
+	r.until("the cancel", asked.Load)
+	r.until("leaving the job", func() bool {
+		interrupt()
+		return strings.Contains(r.stderr.String(), "left job")
+	})
 	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 130 {
 		t.Errorf("%v: %s", err, r.stderr.String())
 	}

@@ -36,6 +36,22 @@ not json
 	contains(t, lines[1], `{"line":3,"index":-1,"job_id":"","existed":false,"error":"unknown field comand`)
 }
 
+func TestSubmitFileNamesTheFieldOfAnotherShape(t *testing.T) {
+	for line, want := range map[string]string{
+		`{"command":"true"}`:                              "field command: a list",
+		`{"command":[1]}`:                                 "command",
+		`{"command":["true"],"env":["A=b"]}`:              "field env: an object",
+		`{"command":["true"],"env":{"A":1}}`:              "line 1: ",
+		`{"command":["true"],"timeout":30}`:               "field timeout: a string",
+		`{"command":["true"],"retry":3}`:                  "field retry: an object",
+		`{"command":["true"],"placement":{"provider":1}}`: "field placement.provider: a string",
+	} {
+		got := serve(t, newWorld()).begin(line, "submit", "--file", "-").wait()
+		got.want(t, 1, "")
+		contains(t, got.stderr, want)
+	}
+}
+
 func TestSubmitManyInOrder(t *testing.T) {
 	for name, breaks := range map[string]int{"a good server": 0, "answers are lost": 3} {
 		t.Run(name, func(t *testing.T) {

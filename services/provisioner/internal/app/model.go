@@ -102,14 +102,25 @@ func (m *model) providerByID(id string) (provider.Provider, bool) {
 
 // allWorkers returns the live workers, the oldest first.
 func (m *model) allWorkers() []worker.Worker {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return slices.SortedFunc(maps.Values(m.workers), func(a, b worker.Worker) int { return a.CreatedAt.Compare(b.CreatedAt) })
+	return m.selected(func(worker.Worker) bool { return true })
 }
 
 // workersOf returns the live workers of a provider, the oldest first.
 func (m *model) workersOf(providerID string) []worker.Worker {
-	return slices.DeleteFunc(m.allWorkers(), func(w worker.Worker) bool { return w.ProviderID != providerID })
+	return m.selected(func(w worker.Worker) bool { return w.ProviderID == providerID })
+}
+
+func (m *model) selected(keep func(worker.Worker) bool) []worker.Worker {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []worker.Worker
+	for _, w := range m.workers {
+		if keep(w) {
+			out = append(out, w)
+		}
+	}
+	slices.SortFunc(out, func(a, b worker.Worker) int { return a.CreatedAt.Compare(b.CreatedAt) })
+	return out
 }
 
 func (m *model) allProviders() []provider.Provider {

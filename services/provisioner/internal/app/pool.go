@@ -44,6 +44,9 @@ func (e *Engine) fill(ctx context.Context) time.Duration {
 		}
 	}
 	for _, p := range m.allProviders() {
+		if p.Spec.MinIdle == 0 {
+			continue // most have none, and there may be many workers to look at
+		}
 		missing := core.Missing(p, m.workersOf(p.ID))
 		if missing == 0 {
 			continue

@@ -35,7 +35,7 @@ func Reactions(c *chassis.Chassis, a *app.App) (*consumer.Consumer, error) {
 					return err
 				}
 			}
-			return save(ctx, events[len(events)-1].Position)
+			return nil // the position is saved by Checkpoint: seeing an event again changes nothing
 		},
 		DeadLettered: func(ctx context.Context, e event.Event, _ error) error { return save(ctx, e.Position) },
 		Checkpoint:   save, Store: c.Store, NC: c.NC, JS: c.JS, Log: c.Log, Meter: c.Tel.Meter(meter),

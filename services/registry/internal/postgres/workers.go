@@ -40,6 +40,9 @@ func (w *Workers) Apply(ctx context.Context, tx pgx.Tx, events []event.Event) er
 			ids = append(ids, e.Stream.ID)
 		}
 	}
+	if len(ids) == 0 {
+		return nil
+	}
 	folds, err := readFolds(ctx, tx, ids)
 	if err != nil {
 		return err
@@ -49,23 +52,33 @@ func (w *Workers) Apply(ctx context.Context, tx pgx.Tx, events []event.Event) er
 			return err
 		}
 	}
-	var batch pgx.Batch
-	for _, id := range ids {
-		f := folds[id]
-		data, err := json.Marshal(f)
-		if err != nil {
-			return fmt.Errorf("encode worker %s: %w", id, err)
-		}
-		batch.Queue(`INSERT INTO registry.workers AS w (worker_id, version, state, provider_id, provider_name, created_at, fold)
-			VALUES ($1, $2, $3, $4, $5, $6, $7)
-			ON CONFLICT (worker_id) DO UPDATE SET version = excluded.version, state = excluded.state, provider_id = excluded.provider_id,
-				provider_name = excluded.provider_name, created_at = excluded.created_at, fold = excluded.fold
-			WHERE w.version < excluded.version`, id, f.Version, string(f.State), f.ProviderID, f.ProviderName, f.CreatedAt, data)
-	}
-	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
+	if err := writeFolds(ctx, tx, ids, folds); err != nil {
 		return failed(err, "project workers")
 	}
 	return nil
+}
+
+// writeFolds writes the rows of ids, in one statement however many they are.
+func writeFolds(ctx context.Context, tx pgx.Tx, ids []string, folds map[string]worker.Worker) error {
+	var versions []int32
+	var states, providers, names []string
+	var created []time.Time
+	var data []json.RawMessage
+	for _, id := range ids {
+		f := folds[id]
+		fold, err := json.Marshal(f)
+		if err != nil {
+			return fmt.Errorf("encode worker %s: %w", id, err)
+		}
+		versions, states, providers = append(versions, int32(f.Version)), append(states, string(f.State)), append(providers, f.ProviderID)
+		names, created, data = append(names, f.ProviderName), append(created, f.CreatedAt), append(data, fold)
+	}
+	_, err := tx.Exec(ctx, `INSERT INTO registry.workers AS w (worker_id, version, state, provider_id, provider_name, created_at, fold)
+		SELECT * FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::jsonb[])
+		ON CONFLICT (worker_id) DO UPDATE SET version = excluded.version, state = excluded.state, provider_id = excluded.provider_id,
+			provider_name = excluded.provider_name, created_at = excluded.created_at, fold = excluded.fold
+		WHERE w.version < excluded.version`, ids, versions, states, providers, names, created, data)
+	return err
 }
 
 func readFolds(ctx context.Context, tx pgx.Tx, ids []string) (map[string]worker.Worker, error) {

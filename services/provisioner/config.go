@@ -59,6 +59,8 @@ type ProviderSpec struct {
 	ScheduledTimeout config.Duration `yaml:"scheduled_timeout"`
 	// RunAs is the user that its jobs run as. Default the configuration's run_as.
 	RunAs string `yaml:"run_as"`
+	// Labels are what jobs may require of the provider that runs them.
+	Labels map[string]string `yaml:"labels"`
 }
 
 // Default returns the defaults.
@@ -101,7 +103,7 @@ func (c *Config) Validate() error {
 func (p ProviderSpec) spec() provider.Spec {
 	s := provider.Spec{
 		Name: p.Name, Kind: provider.Kind(p.Kind), MinIdle: p.MinIdle, MaxWorkers: p.MaxWorkers, JobsPerWorker: 1,
-		CPUMillis: p.CPUMillis, MemoryBytes: p.MemoryBytes, RunAs: p.RunAs,
+		CPUMillis: p.CPUMillis, MemoryBytes: p.MemoryBytes, RunAs: p.RunAs, Labels: p.Labels,
 		IdleTimeout: unit.Duration(p.IdleTimeout), ScheduledTimeout: unit.Duration(p.ScheduledTimeout),
 	}
 	if p.Kind == "" {

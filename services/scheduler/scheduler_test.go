@@ -72,6 +72,19 @@ func TestRefusalsNameEveryField(t *testing.T) {
 	if got := fields(err); !slices.Equal(got, []string{"placement.provider"}) {
 		t.Errorf("an unknown provider: %v", err)
 	}
+	_, err = w.jobs.QueueJob(w.as(), &schedulerv1.QueueJobRequest{Spec: &schedulerv1.JobSpec{
+		Command: []string{"x"}, Placement: &schedulerv1.Placement{Provider: "nowhere", PreferredProvider: "nowhere else"},
+	}})
+	if got := fields(err); !slices.Equal(got, []string{"placement.preferred_provider", "placement.provider"}) {
+		t.Errorf("unknown providers: %v", err)
+	}
+	_, err = w.jobs.QueueJob(w.as(), &schedulerv1.QueueJobRequest{Spec: &schedulerv1.JobSpec{
+		Command: []string{"x"}, Description: strings.Repeat("d", 4097), Tags: []string{"t", "t", "a\tb"},
+		Placement: &schedulerv1.Placement{RequiredLabels: map[string]string{"-": ""}},
+	}})
+	if got := fields(err); !slices.Equal(got, []string{"description", "placement.required_labels", "tags[1]", "tags[2]"}) {
+		t.Errorf("for people and placement: %v", err)
+	}
 	big := command("cat")
 	big.Stdin = make([]byte, 300<<10)
 	if _, err := w.jobs.QueueJob(w.as(), &schedulerv1.QueueJobRequest{Spec: big}); !slices.Equal(fields(err), []string{"spec"}) {

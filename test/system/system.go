@@ -4,12 +4,8 @@
 package system
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,14 +35,13 @@ type Options struct {
 
 // System is a running platform. Its methods fail the test.
 type System struct {
+	Client
+
 	Dir         string
 	PostgresURL string
 	NATS        *server.Server
 	Gateway     string
 
-	tb    testing.TB
-	bin   string
-	env   []string
 	procs map[string]*process
 	opts  Options
 }
@@ -63,7 +58,7 @@ func Start(tb testing.TB, opts Options) *System {
 	if opts.Workers == 0 {
 		opts.Workers = 4
 	}
-	s := &System{tb: tb, bin: binaries(tb), procs: map[string]*process{}, opts: opts}
+	s := &System{Client: Client{tb: tb, bin: binaries(tb)}, procs: map[string]*process{}, opts: opts}
 	// Short, for the sockets in it, and open to the jobs' user.
 	dir, err := os.MkdirTemp("/tmp", "hodei-system-") //nolint:usetesting // t.TempDir is long and closed
 	if err != nil {
@@ -77,7 +72,7 @@ func Start(tb testing.TB, opts Options) *System {
 	tb.Cleanup(func() { s.cleanUp() })
 	s.PostgresURL = eventingtest.Postgres(tb)
 	s.startNATS()
-	s.Gateway = s.freeAddress()
+	s.Gateway = freePort(s.tb)
 	s.configure()
 	s.run("hodei", "migrate")
 	for _, name := range Services {
@@ -134,22 +129,12 @@ func (s *System) Conn() *nats.Conn {
 	return nc
 }
 
-func (s *System) freeAddress() string {
-	s.tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		s.tb.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 func (s *System) socket(name string) string { return "unix://" + filepath.Join(s.Dir, name+".sock") }
 
 // configure makes the environment that all services have, and the provisioner's file.
 func (s *System) configure() {
 	s.tb.Helper()
-	agents := s.freeAddress()
+	agents := freePort(s.tb)
 	s.env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + s.Dir,
 		"HODEI_POSTGRES_URL=" + s.PostgresURL, "HODEI_NATS_URL=" + s.NATS.ClientURL(), "HODEI_LOG_LEVEL=info",
@@ -260,71 +245,6 @@ func (s *System) WaitReady() {
 	})
 }
 
-// Until asks again and again until cond holds; after the deadline it fails the
-// test with what cond said last.
-func (s *System) Until(within time.Duration, what string, cond func() (bool, string)) {
-	s.tb.Helper()
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(within)
-	for {
-		ok, seen := cond()
-		if ok {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-deadline:
-			s.tb.Fatalf("after %s it is not so that %s: %s", within, what, seen)
-		}
-	}
-}
-
-// Hodei runs the command line and returns what it printed and its exit code.
-func (s *System) Hodei(args ...string) (stdout, stderr string, code int) {
-	s.tb.Helper()
-	return s.HodeiIn("", args...)
-}
-
-// HodeiIn is Hodei with a standard input.
-func (s *System) HodeiIn(stdin string, args ...string) (stdout, stderr string, code int) {
-	s.tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "hodei"), args...)
-	cmd.Env = s.env
-	cmd.Stdin = strings.NewReader(stdin)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		s.tb.Fatalf("hodei %v: %v", args, err)
-	}
-	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
-}
-
-// JSON runs a command with -o json and decodes its answer; it fails the test
-// where the command does.
-func (s *System) JSON(into any, args ...string) {
-	s.tb.Helper()
-	if out, code := s.try(into, append(args, "-o", "json")...); code != 0 {
-		s.tb.Fatalf("hodei %v: exit %d: %s", args, code, out)
-	}
-}
-
-func (s *System) try(into any, args ...string) (string, int) {
-	s.tb.Helper()
-	out, errs, code := s.Hodei(args...)
-	if code != 0 {
-		return out + errs, code
-	}
-	if err := json.Unmarshal([]byte(out), into); err != nil {
-		return fmt.Sprintf("%v in %s", err, out), -1
-	}
-	return out, 0
-}
-
 // run runs a binary that has to succeed.
 func (s *System) run(name string, args ...string) {
 	s.tb.Helper()
@@ -356,6 +276,7 @@ func (s *System) cleanUp() {
 			s.tb.Logf("--- %s\n%s", name, tail(p.log))
 		}
 	}
+	endAllIn(&s.Client, s.Dir) // agents outlive their services
 	if s.tb.Failed() && s.PostgresURL != "" {
 		s.tb.Logf("--- the log ends with\n%s", lastEvents(s.PostgresURL))
 	}
@@ -373,10 +294,7 @@ func tail(path string) string {
 	if err != nil {
 		return err.Error()
 	}
-	if len(b) > 6000 {
-		b = b[len(b)-6000:]
-	}
-	return string(b)
+	return end(string(b), 6000)
 }
 
 // lastEvents is the end of the event log, for the story of a failure.

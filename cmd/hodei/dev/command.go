@@ -26,7 +26,7 @@ func Command() *cobra.Command {
 			"What it keeps is in --data-dir and survives kill -9: start it again and jobs go on. Ctrl-C or SIGTERM stops it cleanly: intake\n" +
 			"stops, running jobs are ended and queued again, nothing is left running. Flags win over HODEI_* variables, these over --config.",
 		Example: "  hodei dev\n  hodei dev --data-dir /tmp/try --listen 127.0.0.1:9000 --workers 8 --jobs-per-worker 0",
-		Args:    cobra.NoArgs,
+		Args:    cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := load(cmd, file, flags)
 			if err != nil {
@@ -99,7 +99,7 @@ func MigrateCommand() *cobra.Command {
 		Long: "migrate applies what is missing to the schemas of the event log and of every service, under a lock, as the owner of the\n" +
 			"database. It may be run at any time and by several processes at once; a schema that is newer is left as it is.",
 		Example: "  hodei migrate --postgres postgres://hodei@db:5432/hodei",
-		Args:    cobra.NoArgs,
+		Args:    cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if url == "" {
 				url = os.Getenv("HODEI_POSTGRES_URL")

@@ -3,6 +3,9 @@ package dev
 import (
 	"context"
 	"fmt"
+	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,9 +20,14 @@ import (
 // askEvery is how often the services are asked while the process starts or stops.
 const askEvery = 20 * time.Millisecond
 
+// sayAfter is how long a start may take before it says what it waits for.
+const sayAfter = 5 * time.Second
+
 // waitReady blocks until every service is ready and has handled the log up to
 // the head that it had when the services were up.
-func waitReady(ctx context.Context, listen string, health map[string]*process.Health) error {
+func waitReady(ctx context.Context, listen string, health map[string]*process.Health, out io.Writer) error {
+	slow := time.AfterFunc(sayAfter, func() { sayWaiting(health, out) })
+	defer slow.Stop()
 	for name, h := range health {
 		if err := h.Wait(ctx); err != nil {
 			return fmt.Errorf("service %s: %w", name, err)
@@ -43,6 +51,21 @@ func waitReady(ctx context.Context, listen string, health map[string]*process.He
 		}
 		return len(behind) == 0, strings.Join(behind, ", ")
 	})
+}
+
+// sayWaiting says what the start waits for.
+func sayWaiting(health map[string]*process.Health, out io.Writer) {
+	services := map[string][]string{}
+	for name, h := range health {
+		_, reasons := h.Ready()
+		for _, why := range reasons {
+			services[why] = append(services[why], name)
+		}
+	}
+	for _, why := range slices.Sorted(maps.Keys(services)) {
+		slices.Sort(services[why])
+		fmt.Fprintf(out, "hodei is still starting: %s: %s\n", strings.Join(slices.Compact(services[why]), ", "), why)
+	}
 }
 
 // settle blocks until no job is on a worker any more, or ctx ends. It asks the

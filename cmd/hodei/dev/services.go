@@ -2,7 +2,6 @@ package dev
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -55,10 +54,18 @@ type fleet struct {
 	parts  []lifecycle.Part
 	health map[string]*process.Health
 	close  []func(context.Context) error
+	// failed is the first error; what comes after it is not tried.
+	failed error
 }
 
 // add makes a part of a service that is configured already.
-func add[C any](ctx context.Context, f *fleet, s process.Service[C], cfg C) error {
+func add[C any](ctx context.Context, f *fleet, s process.Service[C], cfg C) {
+	if f.failed == nil {
+		f.failed = join(ctx, f, s, cfg)
+	}
+}
+
+func join[C any](ctx context.Context, f *fleet, s process.Service[C], cfg C) error {
 	if s.Migrate != nil {
 		if err := s.Migrate(ctx, cfg); err != nil {
 			return fmt.Errorf("migrate %s: %w", s.Name, err)
@@ -104,15 +111,16 @@ func assemble(ctx context.Context, g *ground, data *dataDir, agentListen string)
 	gat.Scheduler, gat.Dispatcher, gat.Registry, gat.Provisioner = g.socket("scheduler"), g.socket("dispatcher"), g.socket("registry"), g.socket("provisioner")
 	gat.TimeoutMonitor, gat.Audit, gat.Relay = g.socket("timeout-monitor"), g.socket("audit"), g.socket("relay")
 
-	err := errors.Join(add(ctx, f, relay.Service(), rel), add(ctx, f, audit.Service(), aud), add(ctx, f, registry.Service(), reg))
+	add(ctx, f, relay.Service(), rel)
+	add(ctx, f, audit.Service(), aud)
+	add(ctx, f, registry.Service(), reg)
 	f.addSettling(g.log)
-	err = errors.Join(err,
-		add(ctx, f, timeoutmonitor.Service(), mon), add(ctx, f, provisioner.Service(), pro), add(ctx, f, dispatcher.Service(), dis),
-		add(ctx, f, scheduler.Service(), sch), add(ctx, f, gateway.Service(), gat))
-	if err != nil {
-		return nil, err
-	}
-	return f, nil
+	add(ctx, f, timeoutmonitor.Service(), mon)
+	add(ctx, f, provisioner.Service(), pro)
+	add(ctx, f, dispatcher.Service(), dis)
+	add(ctx, f, scheduler.Service(), sch)
+	add(ctx, f, gateway.Service(), gat)
+	return f, f.failed
 }
 
 // addSettling makes a part that does nothing while the process runs. When it

@@ -3,6 +3,8 @@ package job_test
 import (
 	"errors"
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -195,6 +197,59 @@ func TestSpecIsRefusedFieldByField(t *testing.T) {
 	big := job.Spec{Script: &job.Script{Interpreter: "sh", Content: strings.Repeat("x", job.MaxSpecBytes)}}
 	if _, err := job.Create(big, "", ""); err == nil || !strings.Contains(err.Error(), fmt.Sprint(job.MaxSpecBytes)) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestFieldsForPeopleAndPlacement: what is refused names its field, and what is not is kept whole.
+func TestFieldsForPeopleAndPlacement(t *testing.T) {
+	tags := func(n int) (out []string) {
+		for i := range n {
+			out = append(out, fmt.Sprint("t", i))
+		}
+		return out
+	}
+	for name, c := range map[string]struct {
+		spec job.Spec
+		want string // the fields
+	}{
+		"all that is allowed": {job.Spec{
+			Description: strings.Repeat("é", job.MaxDescriptionBytes/2), Tags: tags(job.MaxTags),
+			Placement: job.Placement{Provider: "p", PreferredProvider: "q", RequiredLabels: map[string]string{"zone": "eu west", "hodei.dev/gpu": ""}},
+		}, ""},
+		"tags are any text that can be read": {job.Spec{Tags: []string{"a b", "größe: 3", "\"x\"", strings.Repeat("ñ", job.MaxTagChars)}}, ""},
+		"a long description":                 {job.Spec{Description: strings.Repeat("x", job.MaxDescriptionBytes+1)}, "description"},
+		"a description that is no text":      {job.Spec{Description: "a\x00b"}, "description"},
+		"too many tags":                      {job.Spec{Tags: tags(job.MaxTags + 1)}, "tags"},
+		"bad tags":                           {job.Spec{Tags: []string{"ok", "", "a\nb", strings.Repeat("x", job.MaxTagChars+1), "\xff", "\x1b[2J"}}, "tags[1] tags[2] tags[3] tags[4] tags[5]"},
+		"the same tag again":                 {job.Spec{Tags: []string{"a", "b", "a", "a"}}, "tags[2] tags[3]"},
+		"bad labels": {job.Spec{Placement: job.Placement{RequiredLabels: map[string]string{"-": "", "long": strings.Repeat("x", 257), "nul": "\x00"}}},
+			"placement.required_labels placement.required_labels.long placement.required_labels.nul"},
+		"names that no provider has": {job.Spec{Placement: job.Placement{Provider: "\x00", PreferredProvider: "\xff"}}, "placement.provider placement.preferred_provider"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.spec.Command = []string{"true"}
+			facts, err := job.Create(c.spec, "", "")
+			var got []string
+			var fe *fault.Error
+			if errors.As(err, &fe) {
+				for _, f := range fe.Fields {
+					got = append(got, f.Name)
+				}
+			}
+			if s := strings.Join(got, " "); s != c.want || (err == nil) != (c.want == "") {
+				t.Fatalf("fields %q, want %q: %v", s, c.want, err)
+			}
+			if err != nil {
+				return
+			}
+			j := given(t, job.Job{ID: "j"}, facts)
+			if !slices.Equal(j.Spec.Tags, c.spec.Tags) || j.Spec.Description != c.spec.Description || !reflect.DeepEqual(j.Spec.Placement, c.spec.Placement) {
+				t.Errorf("kept %+v", j.Spec)
+			}
+			if q, ok := facts[1].(job.Queued); !ok || !reflect.DeepEqual(q.Placement, c.spec.Placement) {
+				t.Errorf("JobQueued says %+v", facts[1])
+			}
+		})
 	}
 }
 

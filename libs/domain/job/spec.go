@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"hodei.dev/libs/domain/fault"
@@ -29,6 +30,10 @@ const (
 	MaxTimeout = 30 * 24 * time.Hour
 	// DefaultNamespace is used when a spec names none.
 	DefaultNamespace = "default"
+	// MaxDescriptionBytes, MaxTags and MaxTagChars (of each tag) bound what is for people.
+	MaxDescriptionBytes = 4 << 10
+	MaxTags             = 64
+	MaxTagChars         = 128
 )
 
 // Script is what an interpreter is given instead of a command.
@@ -58,6 +63,11 @@ type Retry struct {
 type Placement struct {
 	// Provider is a provider's id or name; empty = any.
 	Provider string `json:"provider,omitempty"`
+	// PreferredProvider is the id or name of the provider that is taken while it fits and
+	// has room or an idle worker; else any other that fits is. Empty = none is preferred.
+	PreferredProvider string `json:"preferred_provider,omitempty"`
+	// RequiredLabels must all be labels of the provider, with these values.
+	RequiredLabels map[string]string `json:"required_labels,omitempty"`
 }
 
 // Spec is what the client asked for. It never changes after JobCreated.
@@ -80,6 +90,9 @@ type Spec struct {
 	QueueTimeout unit.Duration `json:"queue_timeout"`
 	Retry        Retry         `json:"retry"`
 	Placement    Placement     `json:"placement,omitzero"`
+	// Description and Tags are for people; nothing depends on them.
+	Description string   `json:"description,omitempty"`
+	Tags        []string `json:"tags,omitempty"`
 }
 
 // WithDefaults returns s with every default in its place.
@@ -134,7 +147,7 @@ func (s Spec) Validate() error {
 	s.validateWork(&f)
 	s.validateLimits(&f)
 	if size, err := json.Marshal(s); err == nil && len(size) > MaxSpecBytes {
-		f.Add("spec", "%d bytes; at most %d, script and stdin included: put large input where the job can fetch it", len(size), MaxSpecBytes)
+		f.Add("spec", "%d bytes as JSON (stdin in base64); at most %d: put large input where the job can fetch it", len(size), MaxSpecBytes)
 	}
 	return f.Err("the job")
 }
@@ -146,22 +159,55 @@ func (s Spec) validateNames(f *fault.Fields) {
 	if !ValidNamespace(s.Namespace) {
 		f.Add("namespace", "%q: a DNS label: 1 to 63 lower-case letters, digits or '-'", clip(s.Namespace))
 	}
-	for _, k := range slices.Sorted(maps.Keys(s.Labels)) {
-		v := s.Labels[k]
-		if !keyRE.MatchString(k) {
-			f.Add("labels", "key %q: 1 to 128 letters, digits, '.', '_', '/' or '-'", clip(k))
-		}
-		if len(v) > 256 {
-			f.Add("labels."+k, "%d bytes; at most 256", len(v))
-		}
-		checkText(f, "labels."+k, v)
-	}
+	CheckLabels(f, "labels", s.Labels)
+	checkText(f, "placement.provider", s.Placement.Provider)
+	checkText(f, "placement.preferred_provider", s.Placement.PreferredProvider)
+	CheckLabels(f, "placement.required_labels", s.Placement.RequiredLabels)
 	for _, k := range slices.Sorted(maps.Keys(s.Annotations)) {
 		v := s.Annotations[k]
 		if !keyRE.MatchString(k) {
 			f.Add("annotations", "key %q: 1 to 128 letters, digits, '.', '_', '/' or '-'", clip(k))
 		}
 		checkText(f, "annotations."+k, v)
+	}
+	if n := len(s.Description); n > MaxDescriptionBytes {
+		f.Add("description", "%d bytes; at most %d", n, MaxDescriptionBytes)
+	}
+	checkText(f, "description", s.Description)
+	checkTags(f, s.Tags)
+}
+
+func checkTags(f *fault.Fields, tags []string) {
+	if n := len(tags); n > MaxTags {
+		f.Add("tags", "%d; at most %d", n, MaxTags)
+		return
+	}
+	first := make(map[string]int, len(tags))
+	for i, tag := range tags {
+		name := fmt.Sprintf("tags[%d]", i)
+		unprintable := strings.ContainsFunc(tag, func(r rune) bool { return !unicode.IsPrint(r) })
+		if n := utf8.RuneCountInString(tag); n < 1 || n > MaxTagChars || !utf8.ValidString(tag) || unprintable {
+			f.Add(name, "%q: 1 to %d printable characters", clip(tag), MaxTagChars)
+		}
+		if before, twice := first[tag]; twice {
+			f.Add(name, "%q is tags[%d] already: give each tag once", clip(tag), before)
+		} else {
+			first[tag] = i
+		}
+	}
+}
+
+// CheckLabels adds what is wrong with labels to f; name is the field that has them.
+func CheckLabels(f *fault.Fields, name string, labels map[string]string) {
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		v := labels[k]
+		if !keyRE.MatchString(k) {
+			f.Add(name, "key %q: 1 to 128 letters, digits, '.', '_', '/' or '-'", clip(k))
+		}
+		if len(v) > 256 {
+			f.Add(name+"."+k, "%d bytes; at most 256", len(v))
+		}
+		checkText(f, name+"."+k, v)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"hodei.dev/libs/domain/fault"
+	"hodei.dev/libs/domain/job"
 	"hodei.dev/libs/domain/transition"
 	"hodei.dev/libs/domain/unit"
 )
@@ -75,6 +76,8 @@ type Spec struct {
 	ScheduledTimeout unit.Duration `json:"scheduled_timeout"`
 	// RunAs is the user that jobs run as; empty = the provider's default.
 	RunAs string `json:"run_as,omitempty"`
+	// Labels are what jobs may require of the provider that runs them.
+	Labels map[string]string `json:"labels,omitempty"`
 	// Config holds the kind's own options.
 	Config json.RawMessage `json:"config,omitempty"`
 }
@@ -211,6 +214,7 @@ func (s Spec) Validate() error {
 	if s.ScheduledTimeout <= 0 {
 		f.Add("scheduled_timeout", "%s: more than 0", s.ScheduledTimeout)
 	}
+	job.CheckLabels(&f, "labels", s.Labels)
 	return f.Err("the provider")
 }
 

@@ -210,7 +210,7 @@ func listOne(ctx context.Context, js jetstream.JetStream, service string, f Filt
 func open(ctx context.Context, js jetstream.JetStream, service string) (jetstream.Stream, error) {
 	s, err := js.Stream(ctx, bus.DeadLetterStream(service))
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, fault.Wrap(fault.NotFound, err, "no dead letters of service %q", service).
+		return nil, fault.New(fault.NotFound, "there is no service %q with a dead-letter stream", service).
 			WithCode("DEAD_LETTERS_NOT_FOUND", "check the service's name")
 	}
 	if err != nil {
@@ -227,7 +227,7 @@ func Get(ctx context.Context, js jetstream.JetStream, service string, sequence u
 	}
 	m, err := s.GetMsg(ctx, sequence)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return Letter{}, fault.Wrap(fault.NotFound, err, "no dead letter %d of service %q", sequence, service).
+		return Letter{}, fault.New(fault.NotFound, "no dead letter %d of service %q", sequence, service).
 			WithCode("DEAD_LETTER_NOT_FOUND", "list the dead letters to see their numbers")
 	}
 	if err != nil {

@@ -15,7 +15,10 @@
 //
 // # Strategy
 //
-// An idle worker before a new one. A SCHEDULED job's own worker is kept for it; of
+// The provider that the job prefers before the others, as long as it fits and has an
+// idle worker or room for one. Among equals an idle worker before a new one. A job
+// that is SCHEDULED where it prefers to be waits for a worker of that provider; any
+// other takes what comes first. A SCHEDULED job's own worker is kept for it; of
 // the others the least recently used that fits is taken. A new worker is made by
 // the healthy provider with the most room for workers, the first by name among
 // equals. Every candidate is recorded with its reason.

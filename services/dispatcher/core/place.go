@@ -99,16 +99,31 @@ func (d *decider) placeAll() {
 }
 
 // placeOne finds the job a worker, or a provider that makes one.
+// The one that it prefers comes first, with a worker or with room for one.
 func (d *decider) placeOne(j *jobEntry) bool {
-	if w := d.idleFor(j); w != nil {
-		d.out = append(d.out, Assign{Job: j.ID, Worker: w.ID, Reason: "an idle worker of provider " + w.provider.Spec.Name + " fits"})
+	if preferred := j.Spec.Placement.PreferredProvider; preferred != "" {
+		if d.placeAt(j, preferred) {
+			return true
+		}
+		if j.lane.class.home {
+			return false
+		}
+	}
+	return d.placeAt(j, "")
+}
+
+// placeAt is placeOne among the providers of an id or name; "" = all.
+func (d *decider) placeAt(j *jobEntry, among string) bool {
+	if w := d.idleFor(j, among); w != nil {
+		reason := "an idle worker of provider " + w.provider.Spec.Name + " fits" + d.instead(j, w.provider)
+		d.out = append(d.out, Assign{Job: j.ID, Worker: w.ID, Reason: reason})
 		d.hold(j, w.provider, w, false)
 		return true
 	}
 	if j.State != job.StatePending {
 		return false
 	}
-	p := d.roomiest(j)
+	p := d.roomiest(j, among)
 	if p == nil {
 		return false
 	}
@@ -118,11 +133,12 @@ func (d *decider) placeOne(j *jobEntry) bool {
 	return true
 }
 
-// idleFor returns the longest idle worker that fits; nil where none does.
-func (s *State) idleFor(j *jobEntry) *workerEntry {
+// idleFor returns the longest idle worker that fits among the providers of an id or
+// name ("" = all); nil where none does.
+func (s *State) idleFor(j *jobEntry, among string) *workerEntry {
 	var found *workerEntry
 	for _, p := range s.byName {
-		if len(p.pools) == 0 || p.State != provider.StateEnabled || !p.named(j.Spec.Placement.Provider) || !p.affords(j) {
+		if len(p.pools) == 0 || p.State != provider.StateEnabled || !p.named(among) || !p.allowed(j.Spec.Placement) || !p.affords(j) {
 			continue
 		}
 		for _, q := range p.pools {
@@ -164,6 +180,27 @@ func (p *providerEntry) named(idOrName string) bool {
 	return idOrName == "" || idOrName == p.Spec.Name || idOrName == p.ID
 }
 
+// allowed tells whether a job may run there at all.
+func (p *providerEntry) allowed(by job.Placement) bool {
+	return p.named(by.Provider) && p.labelled(by.RequiredLabels)
+}
+
+// preferred tells whether the job prefers the provider.
+func (p *providerEntry) preferred(j *jobEntry) bool {
+	want := j.Spec.Placement.PreferredProvider
+	return want != "" && p.named(want)
+}
+
+// labelled tells whether the provider has all labels that a job requires.
+func (p *providerEntry) labelled(required map[string]string) bool {
+	for k, want := range required {
+		if has, ok := p.Spec.Labels[k]; !ok || has != want {
+			return false
+		}
+	}
+	return true
+}
+
 // verdict is what a look at a provider found.
 type verdict int
 
@@ -175,6 +212,7 @@ const (
 	operatorBusy
 	// ... the others can run nothing of this shape as they are.
 	removed
+	unlabelled
 	tooSmall
 	unhealthy
 	operatorAway
@@ -187,6 +225,8 @@ func (p *providerEntry) look(j *jobEntry) verdict {
 	switch {
 	case p.State != provider.StateEnabled:
 		return removed
+	case !p.labelled(j.Spec.Placement.RequiredLabels):
+		return unlabelled
 	case !fits(j.Spec.Resources, p.capacity()):
 		return tooSmall
 	case p.Health == provider.Unhealthy:
@@ -206,11 +246,12 @@ func (p *providerEntry) look(j *jobEntry) verdict {
 // room is how many more workers the provider may have.
 func (p *providerEntry) room() int { return p.Spec.MaxWorkers - p.workers - p.slots }
 
-// roomiest returns the provider with the most room for workers of those that fit.
-func (s *State) roomiest(j *jobEntry) *providerEntry {
+// roomiest returns the provider with the most room for workers of those that fit
+// among the ones of an id or name ("" = all); nil where none does.
+func (s *State) roomiest(j *jobEntry, among string) *providerEntry {
 	var found *providerEntry
 	for _, p := range s.byName {
-		if p.named(j.Spec.Placement.Provider) && p.look(j) == hasRoom && (found == nil || p.room() > found.room()) {
+		if p.named(among) && p.named(j.Spec.Placement.Provider) && p.look(j) == hasRoom && (found == nil || p.room() > found.room()) {
 			found = p
 		}
 	}

@@ -24,7 +24,10 @@ import (
 func TestProperties(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		r := &random{T: rt, world: newWorld(t)}
-		r.register("p", rapid.IntRange(1, 3).Draw(rt, "p workers"), offers(rapid.Int64Range(1, 4).Draw(rt, "cores")*1000, 0))
+		r.register("p", rapid.IntRange(1, 3).Draw(rt, "p workers"), func(s *provider.Spec) {
+			offers(rapid.Int64Range(1, 4).Draw(rt, "cores")*1000, 0)(s)
+			labelled("zone", "a")(s)
+		})
 		r.register("q", 2, func(s *provider.Spec) { s.JobsPerWorker = 2 })
 		rt.Repeat(map[string]func(*rapid.T){
 			"queue":    func(*rapid.T) { r.queueAny() },
@@ -58,6 +61,10 @@ func (r *random) queueAny() {
 		s.Namespace = rapid.SampledFrom([]string{"a", "b"}).Draw(r.T, "namespace")
 		s.Resources.CPUMillis = rapid.SampledFrom([]int64{0, 500, 1000}).Draw(r.T, "cpu")
 		s.Placement.Provider = rapid.SampledFrom([]string{"", "p", "q"}).Draw(r.T, "provider")
+		s.Placement.PreferredProvider = rapid.SampledFrom([]string{"", "p", "q", "none"}).Draw(r.T, "preferred")
+		if s.Placement.Provider != "q" && rapid.Bool().Draw(r.T, "labels") {
+			s.Placement.RequiredLabels = map[string]string{"zone": "a"} // of p alone
+		}
 		s.Retry.InfrastructureAttempts = 100
 	})
 }
@@ -199,6 +206,9 @@ func (r *random) check() {
 		}
 	}
 	for _, j := range r.jobs {
+		if at := j.ProviderID; at == "q" && (j.Spec.Placement.Provider == "p" || j.Spec.Placement.RequiredLabels != nil) || at == "p" && j.Spec.Placement.Provider == "q" {
+			r.Fatalf("job %s is at %s: %+v", j.ID, at, j.Spec.Placement)
+		}
 		if (j.State == job.StateScheduled || j.State.HasWorker()) && !moved[j.ID] {
 			cores[j.ProviderID] += j.Spec.Resources.CPUMillis
 		}

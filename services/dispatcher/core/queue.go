@@ -1,22 +1,38 @@
 package core
 
 import (
+	"maps"
 	"slices"
+	"strconv"
 
 	"hodei.dev/libs/domain/job"
 )
 
 // shapeKey is all of a job that decides where it fits.
 type shapeKey struct {
-	res      job.Resources
-	provider string
+	res                 job.Resources
+	provider, preferred string
+	// labels are the required ones, in a form of their own.
+	labels string
+}
+
+// keyOf returns the shape of a spec.
+func keyOf(spec *job.Spec) shapeKey {
+	k := shapeKey{res: spec.Resources, provider: spec.Placement.Provider, preferred: spec.Placement.PreferredProvider}
+	for _, name := range slices.Sorted(maps.Keys(spec.Placement.RequiredLabels)) {
+		k.labels += strconv.Quote(name) + strconv.Quote(spec.Placement.RequiredLabels[name])
+	}
+	return k
 }
 
 // shape is the waiting jobs that fit in the same places.
 type shape struct {
 	key shapeKey
-	// pending jobs may have a worker made, scheduled ones wait for one already.
-	pending, scheduled class
+	// placement is what the jobs of the shape have in common.
+	placement job.Placement
+	// pending jobs may have a worker made, scheduled ones wait for one already; atHome
+	// are those of them whose worker is being made by the provider that they prefer.
+	pending, scheduled, atHome class
 	// reasons why nothing can run the shape as things are; nil where something can.
 	// They hold as long as checked is the state's generation of providers.
 	reasons []string
@@ -29,6 +45,8 @@ type class struct {
 	lanes  heap[*lane]
 	byKey  map[laneKey]*lane
 	listed list
+	// home: its jobs take no other provider's worker, for theirs is on its way.
+	home bool
 }
 
 // list is where the state keeps a class.
@@ -83,17 +101,26 @@ func older(a, b *jobEntry) bool         { return a.seq < b.seq }
 func sooner(a, b *jobEntry) bool        { return a.due.Before(b.due) }
 func longerIdle(a, b *workerEntry) bool { return a.idleSince < b.idleSince }
 
-// shape returns the shape of a key, made where it is new.
-func (s *State) shape(key shapeKey) *shape {
+// shape returns the shape of a spec, made where it is new.
+func (s *State) shape(spec *job.Spec) *shape {
+	key := keyOf(spec)
 	sh, ok := s.shapes[key]
 	if !ok {
-		sh = &shape{key: key}
-		for _, c := range []*class{&sh.pending, &sh.scheduled} {
+		sh = &shape{key: key, placement: spec.Placement}
+		for _, c := range sh.classes() {
 			*c = class{shape: sh, lanes: heap[*lane]{less: before, place: lanePlace}, byKey: map[laneKey]*lane{}}
 		}
+		sh.atHome.home = true
 		s.shapes[key] = sh
 	}
 	return sh
+}
+
+func (sh *shape) classes() []*class { return []*class{&sh.pending, &sh.scheduled, &sh.atHome} }
+
+// empty tells whether no job of the shape waits.
+func (sh *shape) empty() bool {
+	return sh.pending.lanes.len() == 0 && sh.scheduled.lanes.len() == 0 && sh.atHome.lanes.len() == 0
 }
 
 func (s *State) namespace(name string) *namespace {
@@ -107,9 +134,12 @@ func (s *State) namespace(name string) *namespace {
 
 // enqueue puts a job that waits into its lane.
 func (s *State) enqueue(j *jobEntry) {
-	sh := s.shape(shapeKey{j.Spec.Resources, j.Spec.Placement.Provider})
+	sh := s.shape(&j.Spec)
 	c := &sh.pending
-	if j.State == job.StateScheduled {
+	switch {
+	case j.State == job.StateScheduled && s.provider(j.ProviderID).preferred(j):
+		c = &sh.atHome
+	case j.State == job.StateScheduled:
 		c = &sh.scheduled
 	}
 	key := laneKey{j.Spec.Priority, j.Spec.Namespace}
@@ -159,7 +189,7 @@ func (s *State) dequeue(j *jobEntry) {
 	l.ns.lanes[l.nsPlace], last.nsPlace = last, l.nsPlace
 	l.ns.lanes = l.ns.lanes[:len(l.ns.lanes)-1]
 	s.tidyNamespace(l.ns)
-	if sh := c.shape; sh.pending.lanes.len() == 0 && sh.scheduled.lanes.len() == 0 {
+	if sh := c.shape; sh.empty() {
 		delete(s.shapes, sh.key)
 	}
 }

@@ -2,7 +2,10 @@ package core
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
 
 	"hodei.dev/libs/domain/job"
 	"hodei.dev/libs/domain/provider"
@@ -11,7 +14,10 @@ import (
 
 // candidates records every provider that was looked at for a job, and why chosen was taken.
 func (s *State) candidates(j *jobEntry, chosen *providerEntry) (out []worker.Candidate, why string) {
-	why = fmt.Sprintf("the most room: %d of %d workers exist", chosen.workers+chosen.slots, chosen.Spec.MaxWorkers)
+	why = fmt.Sprintf("the most room: %d of %d workers exist", chosen.workers+chosen.slots, chosen.Spec.MaxWorkers) + s.instead(j, chosen)
+	if chosen.preferred(j) {
+		why = fmt.Sprintf("preferred, and has room: %d of %d workers exist", chosen.workers+chosen.slots, chosen.Spec.MaxWorkers)
+	}
 	for _, p := range s.byName {
 		if p.State != provider.StateEnabled || !p.named(j.Spec.Placement.Provider) {
 			continue
@@ -21,21 +27,43 @@ func (s *State) candidates(j *jobEntry, chosen *providerEntry) (out []worker.Can
 		switch {
 		case p == chosen:
 			c.Reason = why
+		case v == hasRoom && chosen.preferred(j):
+			c.Reason = "fits, but the job prefers " + chosen.Spec.Name
 		case v == hasRoom:
 			c.Reason = fmt.Sprintf("fits, but no more room than %s: %d of %d workers exist", chosen.Spec.Name, p.workers+p.slots, p.Spec.MaxWorkers)
 		default:
-			c.Reason = p.words(v, j.Spec.Resources)
+			c.Reason = p.words(v, &j.Spec)
 		}
 		out = append(out, c)
 	}
 	return out, why
 }
 
+// instead says why the provider that the job prefers is not the chosen one; empty
+// where it is, where none is preferred, or where it had room for a worker that the
+// job no longer needs.
+func (s *State) instead(j *jobEntry, chosen *providerEntry) string {
+	want := j.Spec.Placement.PreferredProvider
+	if want == "" || chosen.preferred(j) {
+		return ""
+	}
+	for _, p := range s.byName {
+		if !p.preferred(j) {
+			continue
+		}
+		if v := p.look(j); v != hasRoom {
+			return "; preferred provider " + p.Spec.Name + ": " + p.words(v, &j.Spec)
+		}
+		return ""
+	}
+	return "; there is no preferred provider " + strconv.Quote(want)
+}
+
 // impossible says, provider by provider, why nothing can run the shape as things
 // are; nil where something can, now or once there is room.
 func (s *State) impossible(sh *shape) []string {
 	want := sh.key.provider
-	probe := &jobEntry{Job: job.Job{Spec: job.Spec{Resources: sh.key.res}}}
+	probe := &jobEntry{Job: job.Job{Spec: job.Spec{Resources: sh.key.res, Placement: sh.placement}}}
 	var reasons []string
 	for _, p := range s.byName {
 		if !p.named(want) || want == "" && p.State != provider.StateEnabled {
@@ -45,7 +73,7 @@ func (s *State) impossible(sh *shape) []string {
 		if !v.hopeless() {
 			return nil
 		}
-		reasons = append(reasons, "provider "+p.Spec.Name+": "+p.words(v, sh.key.res))
+		reasons = append(reasons, "provider "+p.Spec.Name+": "+p.words(v, &probe.Spec))
 	}
 	switch {
 	case len(reasons) > 0:
@@ -58,20 +86,22 @@ func (s *State) impossible(sh *shape) []string {
 }
 
 // words says what a look found.
-func (p *providerEntry) words(v verdict, need job.Resources) string {
+func (p *providerEntry) words(v verdict, spec *job.Spec) string {
 	switch v {
 	case hasRoom:
 		return "fits"
 	case workersFull:
 		return fmt.Sprintf("all of its %d workers exist", p.Spec.MaxWorkers)
 	case resourcesFull:
-		return lacks(need, p.left(), "left")
+		return lacks(spec.Resources, p.left(), "left")
 	case operatorBusy:
 		return "its workers are started by its operator, and none that fits is idle"
 	case removed:
 		return "removed"
+	case unlabelled:
+		return p.missing(spec.Placement.RequiredLabels)
 	case tooSmall:
-		return lacks(need, p.capacity(), "in all")
+		return lacks(spec.Resources, p.capacity(), "in all")
 	case unhealthy:
 		if p.HealthReason == "" {
 			return "unhealthy"
@@ -81,6 +111,19 @@ func (p *providerEntry) words(v verdict, need job.Resources) string {
 		return "it has no workers, and its operator starts them: see `hodei worker token`"
 	}
 	return "unknown"
+}
+
+// missing names the labels that are required and not there.
+func (p *providerEntry) missing(required map[string]string) string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(required)) {
+		if has, ok := p.Spec.Labels[k]; !ok {
+			out = append(out, "has no label "+k)
+		} else if has != required[k] {
+			out = append(out, fmt.Sprintf("label %s is %q and not %q", k, has, required[k]))
+		}
+	}
+	return strings.Join(out, "; ")
 }
 
 // left is what may still be reserved; 0 stays "no limit", so that nothing left is 1 below.

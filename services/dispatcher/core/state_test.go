@@ -23,29 +23,72 @@ func cpu(n int64) func(*job.Spec)    { return func(s *job.Spec) { s.Resources.CP
 func offers(cpu, mem int64) func(*provider.Spec) {
 	return func(s *provider.Spec) { s.CPUMillis, s.MemoryBytes = cpu, mem }
 }
+
+func requires(labels ...string) func(*job.Spec) {
+	return func(s *job.Spec) { s.Placement.RequiredLabels = pairs(labels) }
+}
+
+func labelled(labels ...string) func(*provider.Spec) {
+	return func(s *provider.Spec) { s.Labels = pairs(labels) }
+}
+
+func pairs(labels []string) map[string]string {
+	out := map[string]string{}
+	for i := 0; i < len(labels); i += 2 {
+		out[labels[i]] = labels[i+1]
+	}
+	return out
+}
 func reused(s *provider.Spec)   { s.JobsPerWorker = 0 }
 func external(s *provider.Spec) { s.Kind = provider.External }
+
+// step is something that happens, and the decisions that follow.
+type step struct {
+	name string
+	do   func(*world)
+	want []string
+}
+
+type story struct {
+	name  string
+	steps []step
+}
+
+func (s story) tell(t *testing.T) {
+	w := newWorld(t)
+	for i, step := range s.steps {
+		step.do(w)
+		if diff := cmp.Diff(step.want, w.decide()); diff != "" {
+			t.Fatalf("step %d (%s): decisions (-want +got):\n%s", i+1, step.name, diff)
+		}
+	}
+}
 
 // TestDecide: given what has happened, when the state is asked, then it decides
 // these things in this order. Each step's decisions become true before the next.
 func TestDecide(t *testing.T) {
-	type step struct {
-		name string
-		do   func(*world)
-		want []string
-	}
 	var any job.Resources
 	ok := job.Result{}
-	for _, test := range []struct {
-		name  string
-		steps []step
-	}{
+	for _, test := range []story{
 		{"an idle worker before a new one, and only once", []step{
 			{"a job and a worker", func(w *world) { w.register("local", 4, reused); w.idle("x", "local", any); w.queue("a", nil) }, []string{"assign a to x"}},
 			{"nothing new", func(*world) {}, nil},
 			{"one more job", func(w *world) { w.queue("b", nil) }, []string{"schedule b at local"}},
 			{"the worker is free first", func(w *world) { w.finish("a", ok) }, []string{"assign b to x"}},
 			{"the worker made for b is everybody's", func(w *world) { w.up("w1"); w.queue("c", nil) }, []string{"assign c to w1"}},
+		}},
+		{"required labels", []step{
+			{"two providers", func(w *world) {
+				w.register("plain", 4, labelled("zone", "a"))
+				w.register("gpu", 4, labelled("zone", "b", "gpu", "yes"))
+			}, nil},
+			{"all of them, with their values", func(w *world) { w.queue("a", requires("gpu", "yes", "zone", "b")) }, []string{"schedule a at gpu"}},
+			{"an idle worker serves who fits it", func(w *world) { w.idle("x", "gpu", any); w.queue("b", requires("zone", "a")) }, []string{"assign a to x", "schedule b at plain"}},
+			{"nobody has them", func(w *world) { w.queue("c", requires("gpu", "yes", "zone", "a")) }, []string{
+				`defer c: [provider gpu: label zone is "b" and not "a" provider plain: has no label gpu]`,
+			}},
+			{"others are not held back", func(w *world) { w.queue("d", requires("gpu", "yes")); w.queue("e", nil) }, []string{"schedule d at gpu", "schedule e at plain"}},
+			{"until one gets them", func(w *world) { w.register("plain", 4, labelled("zone", "a", "gpu", "yes")) }, []string{"schedule c at plain"}},
 		}},
 		{"priority, then fair share, then age", []step{
 			{"no room", func(w *world) {
@@ -181,15 +224,7 @@ func TestDecide(t *testing.T) {
 			{"", func(w *world) { w.worker("x", worker.Reconnected{Epoch: 2}) }, []string{"assign a to x"}},
 		}},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			w := newWorld(t)
-			for i, step := range test.steps {
-				step.do(w)
-				if diff := cmp.Diff(step.want, w.decide()); diff != "" {
-					t.Fatalf("step %d (%s): decisions (-want +got):\n%s", i+1, step.name, diff)
-				}
-			}
-		})
+		t.Run(test.name, test.tell)
 	}
 }
 

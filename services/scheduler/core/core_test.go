@@ -25,6 +25,11 @@ func TestSameJob(t *testing.T) {
 		"several":           {func(s *job.Spec) { s.Priority, s.Env = 3, map[string]string{"A": "1"} }, []string{"env", "priority"}},
 		"script":            {func(s *job.Spec) { s.Script = &job.Script{Interpreter: "sh"} }, []string{"script"}},
 		"nested":            {func(s *job.Spec) { s.Retry.InfrastructureAttempts = 9; s.Placement.Provider = "p" }, []string{"retry", "placement"}},
+		"required labels":   {func(s *job.Spec) { s.Placement.RequiredLabels = map[string]string{"a": "b"} }, []string{"placement"}},
+		"a preferred one":   {func(s *job.Spec) { s.Placement.PreferredProvider = "p" }, []string{"placement"}},
+		"no labels":         {func(s *job.Spec) { s.Placement.RequiredLabels = map[string]string{} }, nil},
+		"no tags":           {func(s *job.Spec) { s.Tags = []string{} }, nil},
+		"for people":        {func(s *job.Spec) { s.Description, s.Tags = "d", []string{"t"} }, []string{"description", "tags"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			other := base

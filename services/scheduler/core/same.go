@@ -47,6 +47,9 @@ func Differences(a, b job.Spec) []string {
 	differ("timeout", a.Timeout == b.Timeout)
 	differ("queue_timeout", a.QueueTimeout == b.QueueTimeout)
 	differ("retry", a.Retry == b.Retry)
-	differ("placement", a.Placement == b.Placement)
+	differ("placement", a.Placement.Provider == b.Placement.Provider &&
+		a.Placement.PreferredProvider == b.Placement.PreferredProvider && maps.Equal(a.Placement.RequiredLabels, b.Placement.RequiredLabels))
+	differ("description", a.Description == b.Description)
+	differ("tags", slices.Equal(a.Tags, b.Tags))
 	return out
 }

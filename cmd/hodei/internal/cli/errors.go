@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/spf13/cobra"
 	"google.golang.org/grpc/connectivity"
 
 	"hodei.dev/cmd/hodei/internal/render"
@@ -28,6 +29,9 @@ func (e usageError) Error() string { return e.message }
 
 // Usage returns an error of how a command was called: exit code 2.
 func Usage(format string, args ...any) error { return usageError{fmt.Sprintf(format, args...)} }
+
+// NoArgs refuses arguments, as a misuse.
+func NoArgs(cmd *cobra.Command, given []string) error { return none()(cmd, given) }
 
 // exitError ends the program with a code; what there was to say has been said.
 type exitError int

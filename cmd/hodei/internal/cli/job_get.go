@@ -153,6 +153,10 @@ func describeSpec(s *render.Sheet, spec *schedulerv1.JobSpec, p *provisionerv1.P
 		s.Add("max attempts", "%d, and %d that the platform may lose", retry.GetMaxAttempts(), retry.GetInfrastructureAttempts())
 	}
 	s.Add("wants provider", "%s", spec.GetPlacement().GetProvider())
+	s.Add("prefers provider", "%s", spec.GetPlacement().GetPreferredProvider())
+	s.Add("wants labels", "%s", render.Pairs(spec.GetPlacement().GetRequiredLabels()))
+	s.Add("description", "%s", spec.GetDescription())
+	s.Add("tags", "%s", strings.Join(spec.GetTags(), ", "))
 	s.Add("annotations", "%s", render.Pairs(spec.GetAnnotations()))
 	s.Add("idempotency key", "%s", spec.GetIdempotencyKey())
 }

@@ -109,6 +109,7 @@ func (a *app) provider(p *provisionerv1.Provider) error {
 	s.Add("memory reserved", "%s", memoryOf(p))
 	s.Add("isolation", "%s", p.GetIsolation())
 	s.Add("runs as", "%s", spec.GetRunAs())
+	s.Add("labels", "%s", render.Pairs(spec.GetLabels()))
 	s.Add("idle timeout", "%s", spec.GetIdleTimeout())
 	s.Add("scheduled timeout", "%s", spec.GetScheduledTimeout())
 	s.Add("registered", "%s", since(now, p.GetRegisteredAt()))
@@ -120,6 +121,7 @@ func (a *app) providerRegisterCommand() *cobra.Command {
 	spec := &provisionerv1.ProviderSpec{}
 	var cpu, mem string
 	var jobsPerWorker int32
+	var labels []string
 	cmd := &cobra.Command{
 		Use:   "register NAME --kind KIND",
 		Short: "register a provider, or change the one of that name",
@@ -144,6 +146,10 @@ Kinds: process starts agents beside the provisioner; external leaves that to you
 			if err := reserve(cpu, mem, &spec.CpuMillis, &spec.MemoryBytes); err != nil {
 				return err
 			}
+			var err error
+			if spec.Labels, err = pairs("--label", labels); err != nil {
+				return err
+			}
 			if cmd.Flags().Changed("jobs-per-worker") {
 				spec.JobsPerWorker = &jobsPerWorker
 			}
@@ -157,9 +163,10 @@ Kinds: process starts agents beside the provisioner; external leaves that to you
 	flags.Int32Var(&jobsPerWorker, "jobs-per-worker", 1, "a worker ends after `N` jobs; 0 = never")
 	flags.StringVar(&cpu, "cpu", "", "`CORES` that jobs reserve from, such as 8 or 500m; default: what the machine has")
 	flags.StringVar(&mem, "memory", "", "`BYTES` that jobs reserve from, such as 16Gi; default: what the machine has")
-	flags.StringVar(&spec.IdleTimeout, "idle-timeout", "", "how long a worker may wait for a job; default: 5m")
-	flags.StringVar(&spec.ScheduledTimeout, "scheduled-timeout", "", "how long a job may wait for a worker that is being made; default: 5m")
+	flags.StringVar(&spec.IdleTimeout, "idle-timeout", "", "a worker may wait for a job for `DURATION`; default: 5m")
+	flags.StringVar(&spec.ScheduledTimeout, "scheduled-timeout", "", "a job may wait for a worker that is being made for `DURATION`; default: 5m")
 	flags.StringVar(&spec.RunAs, "run-as", "", "`USER` that jobs run as; default: the provider's")
+	flags.StringArrayVar(&labels, "label", nil, "`KEY=VALUE` that jobs may require with --require-label; may be repeated")
 	return cmd
 }
 

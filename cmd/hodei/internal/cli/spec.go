@@ -18,7 +18,8 @@ import (
 type specFlags struct {
 	name, namespace, cwd, timeout, queueTimeout, cpu, memory string
 	provider, id, idempotencyKey, script, interpreter        string
-	env, envFiles, labels, annotations                       []string
+	description, preferred                                   string
+	env, envFiles, labels, annotations, tags, required       []string
 	priority, maxAttempts, infrastructureAttempts            int32
 	stdin                                                    bool
 }
@@ -34,14 +35,18 @@ func (f *specFlags) add(a *app, cmd *cobra.Command) {
 	flags.StringVar(&f.cwd, "cwd", "", "absolute `DIRECTORY` on the worker to run in; default: a private one that is removed afterwards")
 	flags.StringArrayVar(&f.labels, "label", nil, "`KEY=VALUE` to find the job by; may be repeated")
 	flags.StringArrayVar(&f.annotations, "annotation", nil, "`KEY=VALUE` that is kept with the job; may be repeated")
-	flags.Int32Var(&f.priority, "priority", 0, "from -1000 to 1000; higher runs first")
-	flags.StringVar(&f.timeout, "timeout", "", "how long an attempt may run, such as 30s; default: 1h")
-	flags.StringVar(&f.queueTimeout, "queue-timeout", "", "how long the job may wait before it first starts; default: 24h")
-	flags.Int32Var(&f.maxAttempts, "max-attempts", 0, "how often the command may be tried; default: 1")
-	flags.Int32Var(&f.infrastructureAttempts, "infrastructure-attempts", 0, "how many attempts may be lost to the platform and made up for; 0 for commands that must never start twice; default: 3")
+	flags.StringVar(&f.description, "description", "", "`TEXT` about the job, for people")
+	flags.StringArrayVar(&f.tags, "tag", nil, "`TAG` that is kept with the job, for people; may be repeated")
+	flags.Int32Var(&f.priority, "priority", 0, "`P` from -1000 to 1000; higher runs first")
+	flags.StringVar(&f.timeout, "timeout", "", "an attempt may run for `DURATION`, such as 30s; default: 1h")
+	flags.StringVar(&f.queueTimeout, "queue-timeout", "", "the job may wait for `DURATION` before it first starts; default: 24h")
+	flags.Int32Var(&f.maxAttempts, "max-attempts", 0, "try the command up to `N` times; default: 1")
+	flags.Int32Var(&f.infrastructureAttempts, "infrastructure-attempts", 0, "`N` attempts may be lost to the platform and made up for; 0 for commands that must never start twice; default: 3")
 	flags.StringVar(&f.cpu, "cpu", "", "`CORES` to reserve, such as 2, 0.5 or 500m")
 	flags.StringVar(&f.memory, "memory", "", "`BYTES` to reserve, such as 256Mi, 1G or 1048576")
 	flags.StringVar(&f.provider, "provider", "", "`NAME` or id of the provider that has to run the job; default: any")
+	flags.StringVar(&f.preferred, "prefer-provider", "", "`NAME` or id of the provider that runs the job while it fits and has room; else any other does")
+	flags.StringArrayVar(&f.required, "require-label", nil, "`KEY=VALUE` that the provider has to have as a label; may be repeated")
 	flags.StringVar(&f.id, "id", "", "the job's id, a `UUID` of your own making")
 	flags.StringVar(&f.idempotencyKey, "idempotency-key", "", "`KEY` that makes the same job queued again the same job")
 	flags.StringVar(&f.script, "script", "", "run the script in `FILE` (- = standard input) instead of a command; needs --interpreter")
@@ -54,6 +59,7 @@ func (f *specFlags) spec(a *app, cmd *cobra.Command, argv []string) (*schedulerv
 	s := &schedulerv1.JobSpec{
 		Id: f.id, Name: f.name, Namespace: f.namespace, Command: argv, Cwd: f.cwd, Priority: f.priority,
 		Timeout: f.timeout, QueueTimeout: f.queueTimeout, IdempotencyKey: f.idempotencyKey,
+		Description: f.description, Tags: f.tags,
 	}
 	if err := f.work(a, s); err != nil {
 		return nil, err
@@ -145,7 +151,13 @@ func (f *specFlags) maps(s *schedulerv1.JobSpec) error {
 	if s.Labels, err = pairs("--label", f.labels); err != nil {
 		return err
 	}
-	s.Annotations, err = pairs("--annotation", f.annotations)
+	if s.Annotations, err = pairs("--annotation", f.annotations); err != nil {
+		return err
+	}
+	required, err := pairs("--require-label", f.required)
+	if f.provider != "" || f.preferred != "" || len(required) > 0 {
+		s.Placement = &schedulerv1.Placement{Provider: f.provider, PreferredProvider: f.preferred, RequiredLabels: required}
+	}
 	return err
 }
 
@@ -178,9 +190,6 @@ func (f *specFlags) limits(cmd *cobra.Command, s *schedulerv1.JobSpec) error {
 		if changed {
 			s.Retry.InfrastructureAttempts = &f.infrastructureAttempts
 		}
-	}
-	if f.provider != "" {
-		s.Placement = &schedulerv1.Placement{Provider: f.provider}
 	}
 	return nil
 }

@@ -358,7 +358,7 @@ file that only the agent can read; it is never an argument of a program.`,
 		},
 	}
 	cmd.Flags().StringVar(&provider, "provider", "", "`NAME` or id of the external provider")
-	cmd.Flags().StringVar(&ttl, "ttl", "", "how long the token is good for, such as 10m; default: 5m")
+	cmd.Flags().StringVar(&ttl, "ttl", "", "the token is good for `DURATION`, such as 10m; default: 5m")
 	return cmd
 }
 

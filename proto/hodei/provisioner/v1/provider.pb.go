@@ -43,7 +43,9 @@ type ProviderSpec struct {
 	// Go style; default 5m.
 	ScheduledTimeout string `protobuf:"bytes,9,opt,name=scheduled_timeout,json=scheduledTimeout,proto3" json:"scheduled_timeout,omitempty"`
 	// The user that jobs run as; empty = the provider's default.
-	RunAs         string `protobuf:"bytes,10,opt,name=run_as,json=runAs,proto3" json:"run_as,omitempty"`
+	RunAs string `protobuf:"bytes,10,opt,name=run_as,json=runAs,proto3" json:"run_as,omitempty"`
+	// What jobs may require of the provider that runs them.
+	Labels        map[string]string `protobuf:"bytes,11,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -146,6 +148,13 @@ func (x *ProviderSpec) GetRunAs() string {
 		return x.RunAs
 	}
 	return ""
+}
+
+func (x *ProviderSpec) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
 }
 
 // Provider is a provider as it is.
@@ -811,7 +820,7 @@ var File_hodei_provisioner_v1_provider_proto protoreflect.FileDescriptor
 
 const file_hodei_provisioner_v1_provider_proto_rawDesc = "" +
 	"\n" +
-	"#hodei/provisioner/v1/provider.proto\x12\x14hodei.provisioner.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdc\x02\n" +
+	"#hodei/provisioner/v1/provider.proto\x12\x14hodei.provisioner.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdf\x03\n" +
 	"\fProviderSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x19\n" +
@@ -825,7 +834,11 @@ const file_hodei_provisioner_v1_provider_proto_rawDesc = "" +
 	"\fidle_timeout\x18\b \x01(\tR\vidleTimeout\x12+\n" +
 	"\x11scheduled_timeout\x18\t \x01(\tR\x10scheduledTimeout\x12\x15\n" +
 	"\x06run_as\x18\n" +
-	" \x01(\tR\x05runAsB\x12\n" +
+	" \x01(\tR\x05runAs\x12F\n" +
+	"\x06labels\x18\v \x03(\v2..hodei.provisioner.v1.ProviderSpec.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x12\n" +
 	"\x10_jobs_per_worker\"\x89\x05\n" +
 	"\bProvider\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -893,7 +906,7 @@ func file_hodei_provisioner_v1_provider_proto_rawDescGZIP() []byte {
 	return file_hodei_provisioner_v1_provider_proto_rawDescData
 }
 
-var file_hodei_provisioner_v1_provider_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_hodei_provisioner_v1_provider_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_hodei_provisioner_v1_provider_proto_goTypes = []any{
 	(*ProviderSpec)(nil),             // 0: hodei.provisioner.v1.ProviderSpec
 	(*Provider)(nil),                 // 1: hodei.provisioner.v1.Provider
@@ -907,33 +920,35 @@ var file_hodei_provisioner_v1_provider_proto_goTypes = []any{
 	(*RemoveProviderResponse)(nil),   // 9: hodei.provisioner.v1.RemoveProviderResponse
 	(*IssueWorkerTokenRequest)(nil),  // 10: hodei.provisioner.v1.IssueWorkerTokenRequest
 	(*IssueWorkerTokenResponse)(nil), // 11: hodei.provisioner.v1.IssueWorkerTokenResponse
-	(*timestamppb.Timestamp)(nil),    // 12: google.protobuf.Timestamp
+	nil,                              // 12: hodei.provisioner.v1.ProviderSpec.LabelsEntry
+	(*timestamppb.Timestamp)(nil),    // 13: google.protobuf.Timestamp
 }
 var file_hodei_provisioner_v1_provider_proto_depIdxs = []int32{
-	0,  // 0: hodei.provisioner.v1.Provider.spec:type_name -> hodei.provisioner.v1.ProviderSpec
-	12, // 1: hodei.provisioner.v1.Provider.registered_at:type_name -> google.protobuf.Timestamp
-	12, // 2: hodei.provisioner.v1.Provider.changed_at:type_name -> google.protobuf.Timestamp
-	0,  // 3: hodei.provisioner.v1.RegisterProviderRequest.spec:type_name -> hodei.provisioner.v1.ProviderSpec
-	1,  // 4: hodei.provisioner.v1.RegisterProviderResponse.provider:type_name -> hodei.provisioner.v1.Provider
-	1,  // 5: hodei.provisioner.v1.ListProvidersResponse.providers:type_name -> hodei.provisioner.v1.Provider
-	1,  // 6: hodei.provisioner.v1.GetProviderResponse.provider:type_name -> hodei.provisioner.v1.Provider
-	1,  // 7: hodei.provisioner.v1.RemoveProviderResponse.provider:type_name -> hodei.provisioner.v1.Provider
-	12, // 8: hodei.provisioner.v1.IssueWorkerTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	2,  // 9: hodei.provisioner.v1.ProviderService.RegisterProvider:input_type -> hodei.provisioner.v1.RegisterProviderRequest
-	4,  // 10: hodei.provisioner.v1.ProviderService.ListProviders:input_type -> hodei.provisioner.v1.ListProvidersRequest
-	6,  // 11: hodei.provisioner.v1.ProviderService.GetProvider:input_type -> hodei.provisioner.v1.GetProviderRequest
-	8,  // 12: hodei.provisioner.v1.ProviderService.RemoveProvider:input_type -> hodei.provisioner.v1.RemoveProviderRequest
-	10, // 13: hodei.provisioner.v1.ProviderService.IssueWorkerToken:input_type -> hodei.provisioner.v1.IssueWorkerTokenRequest
-	3,  // 14: hodei.provisioner.v1.ProviderService.RegisterProvider:output_type -> hodei.provisioner.v1.RegisterProviderResponse
-	5,  // 15: hodei.provisioner.v1.ProviderService.ListProviders:output_type -> hodei.provisioner.v1.ListProvidersResponse
-	7,  // 16: hodei.provisioner.v1.ProviderService.GetProvider:output_type -> hodei.provisioner.v1.GetProviderResponse
-	9,  // 17: hodei.provisioner.v1.ProviderService.RemoveProvider:output_type -> hodei.provisioner.v1.RemoveProviderResponse
-	11, // 18: hodei.provisioner.v1.ProviderService.IssueWorkerToken:output_type -> hodei.provisioner.v1.IssueWorkerTokenResponse
-	14, // [14:19] is the sub-list for method output_type
-	9,  // [9:14] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	12, // 0: hodei.provisioner.v1.ProviderSpec.labels:type_name -> hodei.provisioner.v1.ProviderSpec.LabelsEntry
+	0,  // 1: hodei.provisioner.v1.Provider.spec:type_name -> hodei.provisioner.v1.ProviderSpec
+	13, // 2: hodei.provisioner.v1.Provider.registered_at:type_name -> google.protobuf.Timestamp
+	13, // 3: hodei.provisioner.v1.Provider.changed_at:type_name -> google.protobuf.Timestamp
+	0,  // 4: hodei.provisioner.v1.RegisterProviderRequest.spec:type_name -> hodei.provisioner.v1.ProviderSpec
+	1,  // 5: hodei.provisioner.v1.RegisterProviderResponse.provider:type_name -> hodei.provisioner.v1.Provider
+	1,  // 6: hodei.provisioner.v1.ListProvidersResponse.providers:type_name -> hodei.provisioner.v1.Provider
+	1,  // 7: hodei.provisioner.v1.GetProviderResponse.provider:type_name -> hodei.provisioner.v1.Provider
+	1,  // 8: hodei.provisioner.v1.RemoveProviderResponse.provider:type_name -> hodei.provisioner.v1.Provider
+	13, // 9: hodei.provisioner.v1.IssueWorkerTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	2,  // 10: hodei.provisioner.v1.ProviderService.RegisterProvider:input_type -> hodei.provisioner.v1.RegisterProviderRequest
+	4,  // 11: hodei.provisioner.v1.ProviderService.ListProviders:input_type -> hodei.provisioner.v1.ListProvidersRequest
+	6,  // 12: hodei.provisioner.v1.ProviderService.GetProvider:input_type -> hodei.provisioner.v1.GetProviderRequest
+	8,  // 13: hodei.provisioner.v1.ProviderService.RemoveProvider:input_type -> hodei.provisioner.v1.RemoveProviderRequest
+	10, // 14: hodei.provisioner.v1.ProviderService.IssueWorkerToken:input_type -> hodei.provisioner.v1.IssueWorkerTokenRequest
+	3,  // 15: hodei.provisioner.v1.ProviderService.RegisterProvider:output_type -> hodei.provisioner.v1.RegisterProviderResponse
+	5,  // 16: hodei.provisioner.v1.ProviderService.ListProviders:output_type -> hodei.provisioner.v1.ListProvidersResponse
+	7,  // 17: hodei.provisioner.v1.ProviderService.GetProvider:output_type -> hodei.provisioner.v1.GetProviderResponse
+	9,  // 18: hodei.provisioner.v1.ProviderService.RemoveProvider:output_type -> hodei.provisioner.v1.RemoveProviderResponse
+	11, // 19: hodei.provisioner.v1.ProviderService.IssueWorkerToken:output_type -> hodei.provisioner.v1.IssueWorkerTokenResponse
+	15, // [15:20] is the sub-list for method output_type
+	10, // [10:15] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_hodei_provisioner_v1_provider_proto_init() }
@@ -948,7 +963,7 @@ func file_hodei_provisioner_v1_provider_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hodei_provisioner_v1_provider_proto_rawDesc), len(file_hodei_provisioner_v1_provider_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -188,9 +188,14 @@ func (x *Retry) GetInfrastructureAttempts() int32 {
 type Placement struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A provider's id or name; empty = any.
-	Provider      string `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Provider string `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	// Labels that the provider must have, all of them with these values.
+	RequiredLabels map[string]string `protobuf:"bytes,2,rep,name=required_labels,json=requiredLabels,proto3" json:"required_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// A provider's id or name that is taken while it fits and has room or an idle worker;
+	// else any other that fits is. Empty = none is preferred.
+	PreferredProvider string `protobuf:"bytes,3,opt,name=preferred_provider,json=preferredProvider,proto3" json:"preferred_provider,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Placement) Reset() {
@@ -230,6 +235,20 @@ func (x *Placement) GetProvider() string {
 	return ""
 }
 
+func (x *Placement) GetRequiredLabels() map[string]string {
+	if x != nil {
+		return x.RequiredLabels
+	}
+	return nil
+}
+
+func (x *Placement) GetPreferredProvider() string {
+	if x != nil {
+		return x.PreferredProvider
+	}
+	return ""
+}
+
 // JobSpec is what a client asks for. A line of jobs.jsonl is one JobSpec.
 type JobSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -260,6 +279,10 @@ type JobSpec struct {
 	IdempotencyKey string `protobuf:"bytes,17,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	// Correlation id of this job in a batch; empty = the call's, or a new one for each job of a batch.
 	CorrelationId string `protobuf:"bytes,18,opt,name=correlation_id,json=correlationId,proto3" json:"correlation_id,omitempty"`
+	// For people: at most 4 KiB.
+	Description string `protobuf:"bytes,19,opt,name=description,proto3" json:"description,omitempty"`
+	// For people: at most 64, each once and of 1 to 128 printable characters.
+	Tags          []string `protobuf:"bytes,20,rep,name=tags,proto3" json:"tags,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -418,6 +441,20 @@ func (x *JobSpec) GetCorrelationId() string {
 		return x.CorrelationId
 	}
 	return ""
+}
+
+func (x *JobSpec) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *JobSpec) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
 }
 
 // Failure says why, and what to do about it.
@@ -2231,9 +2268,14 @@ const file_hodei_scheduler_v1_job_proto_rawDesc = "" +
 	"\x05Retry\x12!\n" +
 	"\fmax_attempts\x18\x01 \x01(\x05R\vmaxAttempts\x12<\n" +
 	"\x17infrastructure_attempts\x18\x02 \x01(\x05H\x00R\x16infrastructureAttempts\x88\x01\x01B\x1a\n" +
-	"\x18_infrastructure_attempts\"'\n" +
+	"\x18_infrastructure_attempts\"\xf5\x01\n" +
 	"\tPlacement\x12\x1a\n" +
-	"\bprovider\x18\x01 \x01(\tR\bprovider\"\xa2\a\n" +
+	"\bprovider\x18\x01 \x01(\tR\bprovider\x12Z\n" +
+	"\x0frequired_labels\x18\x02 \x03(\v21.hodei.scheduler.v1.Placement.RequiredLabelsEntryR\x0erequiredLabels\x12-\n" +
+	"\x12preferred_provider\x18\x03 \x01(\tR\x11preferredProvider\x1aA\n" +
+	"\x13RequiredLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd8\a\n" +
 	"\aJobSpec\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
@@ -2253,7 +2295,9 @@ const file_hodei_scheduler_v1_job_proto_rawDesc = "" +
 	"\x05retry\x18\x0f \x01(\v2\x19.hodei.scheduler.v1.RetryR\x05retry\x12;\n" +
 	"\tplacement\x18\x10 \x01(\v2\x1d.hodei.scheduler.v1.PlacementR\tplacement\x12'\n" +
 	"\x0fidempotency_key\x18\x11 \x01(\tR\x0eidempotencyKey\x12%\n" +
-	"\x0ecorrelation_id\x18\x12 \x01(\tR\rcorrelationId\x1a6\n" +
+	"\x0ecorrelation_id\x18\x12 \x01(\tR\rcorrelationId\x12 \n" +
+	"\vdescription\x18\x13 \x01(\tR\vdescription\x12\x12\n" +
+	"\x04tags\x18\x14 \x03(\tR\x04tags\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
@@ -2443,7 +2487,7 @@ func file_hodei_scheduler_v1_job_proto_rawDescGZIP() []byte {
 	return file_hodei_scheduler_v1_job_proto_rawDescData
 }
 
-var file_hodei_scheduler_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_hodei_scheduler_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_hodei_scheduler_v1_job_proto_goTypes = []any{
 	(*Script)(nil),                // 0: hodei.scheduler.v1.Script
 	(*Resources)(nil),             // 1: hodei.scheduler.v1.Resources
@@ -2477,78 +2521,80 @@ var file_hodei_scheduler_v1_job_proto_goTypes = []any{
 	(*GetJobHistoryResponse)(nil), // 29: hodei.scheduler.v1.GetJobHistoryResponse
 	(*GetQueueRequest)(nil),       // 30: hodei.scheduler.v1.GetQueueRequest
 	(*GetQueueResponse)(nil),      // 31: hodei.scheduler.v1.GetQueueResponse
-	nil,                           // 32: hodei.scheduler.v1.JobSpec.EnvEntry
-	nil,                           // 33: hodei.scheduler.v1.JobSpec.LabelsEntry
-	nil,                           // 34: hodei.scheduler.v1.JobSpec.AnnotationsEntry
-	nil,                           // 35: hodei.scheduler.v1.Job.LabelsEntry
-	nil,                           // 36: hodei.scheduler.v1.ListJobsRequest.LabelsEntry
-	nil,                           // 37: hodei.scheduler.v1.GetQueueResponse.JobsEntry
-	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
+	nil,                           // 32: hodei.scheduler.v1.Placement.RequiredLabelsEntry
+	nil,                           // 33: hodei.scheduler.v1.JobSpec.EnvEntry
+	nil,                           // 34: hodei.scheduler.v1.JobSpec.LabelsEntry
+	nil,                           // 35: hodei.scheduler.v1.JobSpec.AnnotationsEntry
+	nil,                           // 36: hodei.scheduler.v1.Job.LabelsEntry
+	nil,                           // 37: hodei.scheduler.v1.ListJobsRequest.LabelsEntry
+	nil,                           // 38: hodei.scheduler.v1.GetQueueResponse.JobsEntry
+	(*timestamppb.Timestamp)(nil), // 39: google.protobuf.Timestamp
 }
 var file_hodei_scheduler_v1_job_proto_depIdxs = []int32{
-	0,  // 0: hodei.scheduler.v1.JobSpec.script:type_name -> hodei.scheduler.v1.Script
-	32, // 1: hodei.scheduler.v1.JobSpec.env:type_name -> hodei.scheduler.v1.JobSpec.EnvEntry
-	1,  // 2: hodei.scheduler.v1.JobSpec.resources:type_name -> hodei.scheduler.v1.Resources
-	33, // 3: hodei.scheduler.v1.JobSpec.labels:type_name -> hodei.scheduler.v1.JobSpec.LabelsEntry
-	34, // 4: hodei.scheduler.v1.JobSpec.annotations:type_name -> hodei.scheduler.v1.JobSpec.AnnotationsEntry
-	2,  // 5: hodei.scheduler.v1.JobSpec.retry:type_name -> hodei.scheduler.v1.Retry
-	3,  // 6: hodei.scheduler.v1.JobSpec.placement:type_name -> hodei.scheduler.v1.Placement
-	38, // 7: hodei.scheduler.v1.Attempt.assigned_at:type_name -> google.protobuf.Timestamp
-	38, // 8: hodei.scheduler.v1.Attempt.started_at:type_name -> google.protobuf.Timestamp
-	38, // 9: hodei.scheduler.v1.Attempt.finished_at:type_name -> google.protobuf.Timestamp
-	5,  // 10: hodei.scheduler.v1.Attempt.failure:type_name -> hodei.scheduler.v1.Failure
-	6,  // 11: hodei.scheduler.v1.Attempt.usage:type_name -> hodei.scheduler.v1.Usage
-	5,  // 12: hodei.scheduler.v1.Job.failure:type_name -> hodei.scheduler.v1.Failure
-	38, // 13: hodei.scheduler.v1.Job.created_at:type_name -> google.protobuf.Timestamp
-	38, // 14: hodei.scheduler.v1.Job.started_at:type_name -> google.protobuf.Timestamp
-	38, // 15: hodei.scheduler.v1.Job.finished_at:type_name -> google.protobuf.Timestamp
-	35, // 16: hodei.scheduler.v1.Job.labels:type_name -> hodei.scheduler.v1.Job.LabelsEntry
-	38, // 17: hodei.scheduler.v1.Job.queued_at:type_name -> google.protobuf.Timestamp
-	38, // 18: hodei.scheduler.v1.Job.not_before:type_name -> google.protobuf.Timestamp
-	4,  // 19: hodei.scheduler.v1.Job.spec:type_name -> hodei.scheduler.v1.JobSpec
-	7,  // 20: hodei.scheduler.v1.Job.attempts:type_name -> hodei.scheduler.v1.Attempt
-	38, // 21: hodei.scheduler.v1.Event.time:type_name -> google.protobuf.Timestamp
-	4,  // 22: hodei.scheduler.v1.QueueJobRequest.spec:type_name -> hodei.scheduler.v1.JobSpec
-	8,  // 23: hodei.scheduler.v1.QueueJobResponse.job:type_name -> hodei.scheduler.v1.Job
-	4,  // 24: hodei.scheduler.v1.QueueJobsRequest.specs:type_name -> hodei.scheduler.v1.JobSpec
-	14, // 25: hodei.scheduler.v1.QueueJobsResponse.results:type_name -> hodei.scheduler.v1.QueueJobsResult
-	8,  // 26: hodei.scheduler.v1.GetJobResponse.job:type_name -> hodei.scheduler.v1.Job
-	36, // 27: hodei.scheduler.v1.ListJobsRequest.labels:type_name -> hodei.scheduler.v1.ListJobsRequest.LabelsEntry
-	38, // 28: hodei.scheduler.v1.ListJobsRequest.since:type_name -> google.protobuf.Timestamp
-	38, // 29: hodei.scheduler.v1.ListJobsRequest.until:type_name -> google.protobuf.Timestamp
-	8,  // 30: hodei.scheduler.v1.ListJobsResponse.jobs:type_name -> hodei.scheduler.v1.Job
-	8,  // 31: hodei.scheduler.v1.WatchJobResponse.job:type_name -> hodei.scheduler.v1.Job
-	23, // 32: hodei.scheduler.v1.WatchJobsResponse.changes:type_name -> hodei.scheduler.v1.JobChange
-	38, // 33: hodei.scheduler.v1.JobChange.time:type_name -> google.protobuf.Timestamp
-	8,  // 34: hodei.scheduler.v1.CancelJobResponse.job:type_name -> hodei.scheduler.v1.Job
-	8,  // 35: hodei.scheduler.v1.RetryJobResponse.job:type_name -> hodei.scheduler.v1.Job
-	9,  // 36: hodei.scheduler.v1.GetJobHistoryResponse.events:type_name -> hodei.scheduler.v1.Event
-	37, // 37: hodei.scheduler.v1.GetQueueResponse.jobs:type_name -> hodei.scheduler.v1.GetQueueResponse.JobsEntry
-	10, // 38: hodei.scheduler.v1.JobService.QueueJob:input_type -> hodei.scheduler.v1.QueueJobRequest
-	12, // 39: hodei.scheduler.v1.JobService.QueueJobs:input_type -> hodei.scheduler.v1.QueueJobsRequest
-	15, // 40: hodei.scheduler.v1.JobService.GetJob:input_type -> hodei.scheduler.v1.GetJobRequest
-	17, // 41: hodei.scheduler.v1.JobService.ListJobs:input_type -> hodei.scheduler.v1.ListJobsRequest
-	19, // 42: hodei.scheduler.v1.JobService.WatchJob:input_type -> hodei.scheduler.v1.WatchJobRequest
-	21, // 43: hodei.scheduler.v1.JobService.WatchJobs:input_type -> hodei.scheduler.v1.WatchJobsRequest
-	24, // 44: hodei.scheduler.v1.JobService.CancelJob:input_type -> hodei.scheduler.v1.CancelJobRequest
-	26, // 45: hodei.scheduler.v1.JobService.RetryJob:input_type -> hodei.scheduler.v1.RetryJobRequest
-	28, // 46: hodei.scheduler.v1.JobService.GetJobHistory:input_type -> hodei.scheduler.v1.GetJobHistoryRequest
-	30, // 47: hodei.scheduler.v1.JobService.GetQueue:input_type -> hodei.scheduler.v1.GetQueueRequest
-	11, // 48: hodei.scheduler.v1.JobService.QueueJob:output_type -> hodei.scheduler.v1.QueueJobResponse
-	13, // 49: hodei.scheduler.v1.JobService.QueueJobs:output_type -> hodei.scheduler.v1.QueueJobsResponse
-	16, // 50: hodei.scheduler.v1.JobService.GetJob:output_type -> hodei.scheduler.v1.GetJobResponse
-	18, // 51: hodei.scheduler.v1.JobService.ListJobs:output_type -> hodei.scheduler.v1.ListJobsResponse
-	20, // 52: hodei.scheduler.v1.JobService.WatchJob:output_type -> hodei.scheduler.v1.WatchJobResponse
-	22, // 53: hodei.scheduler.v1.JobService.WatchJobs:output_type -> hodei.scheduler.v1.WatchJobsResponse
-	25, // 54: hodei.scheduler.v1.JobService.CancelJob:output_type -> hodei.scheduler.v1.CancelJobResponse
-	27, // 55: hodei.scheduler.v1.JobService.RetryJob:output_type -> hodei.scheduler.v1.RetryJobResponse
-	29, // 56: hodei.scheduler.v1.JobService.GetJobHistory:output_type -> hodei.scheduler.v1.GetJobHistoryResponse
-	31, // 57: hodei.scheduler.v1.JobService.GetQueue:output_type -> hodei.scheduler.v1.GetQueueResponse
-	48, // [48:58] is the sub-list for method output_type
-	38, // [38:48] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	32, // 0: hodei.scheduler.v1.Placement.required_labels:type_name -> hodei.scheduler.v1.Placement.RequiredLabelsEntry
+	0,  // 1: hodei.scheduler.v1.JobSpec.script:type_name -> hodei.scheduler.v1.Script
+	33, // 2: hodei.scheduler.v1.JobSpec.env:type_name -> hodei.scheduler.v1.JobSpec.EnvEntry
+	1,  // 3: hodei.scheduler.v1.JobSpec.resources:type_name -> hodei.scheduler.v1.Resources
+	34, // 4: hodei.scheduler.v1.JobSpec.labels:type_name -> hodei.scheduler.v1.JobSpec.LabelsEntry
+	35, // 5: hodei.scheduler.v1.JobSpec.annotations:type_name -> hodei.scheduler.v1.JobSpec.AnnotationsEntry
+	2,  // 6: hodei.scheduler.v1.JobSpec.retry:type_name -> hodei.scheduler.v1.Retry
+	3,  // 7: hodei.scheduler.v1.JobSpec.placement:type_name -> hodei.scheduler.v1.Placement
+	39, // 8: hodei.scheduler.v1.Attempt.assigned_at:type_name -> google.protobuf.Timestamp
+	39, // 9: hodei.scheduler.v1.Attempt.started_at:type_name -> google.protobuf.Timestamp
+	39, // 10: hodei.scheduler.v1.Attempt.finished_at:type_name -> google.protobuf.Timestamp
+	5,  // 11: hodei.scheduler.v1.Attempt.failure:type_name -> hodei.scheduler.v1.Failure
+	6,  // 12: hodei.scheduler.v1.Attempt.usage:type_name -> hodei.scheduler.v1.Usage
+	5,  // 13: hodei.scheduler.v1.Job.failure:type_name -> hodei.scheduler.v1.Failure
+	39, // 14: hodei.scheduler.v1.Job.created_at:type_name -> google.protobuf.Timestamp
+	39, // 15: hodei.scheduler.v1.Job.started_at:type_name -> google.protobuf.Timestamp
+	39, // 16: hodei.scheduler.v1.Job.finished_at:type_name -> google.protobuf.Timestamp
+	36, // 17: hodei.scheduler.v1.Job.labels:type_name -> hodei.scheduler.v1.Job.LabelsEntry
+	39, // 18: hodei.scheduler.v1.Job.queued_at:type_name -> google.protobuf.Timestamp
+	39, // 19: hodei.scheduler.v1.Job.not_before:type_name -> google.protobuf.Timestamp
+	4,  // 20: hodei.scheduler.v1.Job.spec:type_name -> hodei.scheduler.v1.JobSpec
+	7,  // 21: hodei.scheduler.v1.Job.attempts:type_name -> hodei.scheduler.v1.Attempt
+	39, // 22: hodei.scheduler.v1.Event.time:type_name -> google.protobuf.Timestamp
+	4,  // 23: hodei.scheduler.v1.QueueJobRequest.spec:type_name -> hodei.scheduler.v1.JobSpec
+	8,  // 24: hodei.scheduler.v1.QueueJobResponse.job:type_name -> hodei.scheduler.v1.Job
+	4,  // 25: hodei.scheduler.v1.QueueJobsRequest.specs:type_name -> hodei.scheduler.v1.JobSpec
+	14, // 26: hodei.scheduler.v1.QueueJobsResponse.results:type_name -> hodei.scheduler.v1.QueueJobsResult
+	8,  // 27: hodei.scheduler.v1.GetJobResponse.job:type_name -> hodei.scheduler.v1.Job
+	37, // 28: hodei.scheduler.v1.ListJobsRequest.labels:type_name -> hodei.scheduler.v1.ListJobsRequest.LabelsEntry
+	39, // 29: hodei.scheduler.v1.ListJobsRequest.since:type_name -> google.protobuf.Timestamp
+	39, // 30: hodei.scheduler.v1.ListJobsRequest.until:type_name -> google.protobuf.Timestamp
+	8,  // 31: hodei.scheduler.v1.ListJobsResponse.jobs:type_name -> hodei.scheduler.v1.Job
+	8,  // 32: hodei.scheduler.v1.WatchJobResponse.job:type_name -> hodei.scheduler.v1.Job
+	23, // 33: hodei.scheduler.v1.WatchJobsResponse.changes:type_name -> hodei.scheduler.v1.JobChange
+	39, // 34: hodei.scheduler.v1.JobChange.time:type_name -> google.protobuf.Timestamp
+	8,  // 35: hodei.scheduler.v1.CancelJobResponse.job:type_name -> hodei.scheduler.v1.Job
+	8,  // 36: hodei.scheduler.v1.RetryJobResponse.job:type_name -> hodei.scheduler.v1.Job
+	9,  // 37: hodei.scheduler.v1.GetJobHistoryResponse.events:type_name -> hodei.scheduler.v1.Event
+	38, // 38: hodei.scheduler.v1.GetQueueResponse.jobs:type_name -> hodei.scheduler.v1.GetQueueResponse.JobsEntry
+	10, // 39: hodei.scheduler.v1.JobService.QueueJob:input_type -> hodei.scheduler.v1.QueueJobRequest
+	12, // 40: hodei.scheduler.v1.JobService.QueueJobs:input_type -> hodei.scheduler.v1.QueueJobsRequest
+	15, // 41: hodei.scheduler.v1.JobService.GetJob:input_type -> hodei.scheduler.v1.GetJobRequest
+	17, // 42: hodei.scheduler.v1.JobService.ListJobs:input_type -> hodei.scheduler.v1.ListJobsRequest
+	19, // 43: hodei.scheduler.v1.JobService.WatchJob:input_type -> hodei.scheduler.v1.WatchJobRequest
+	21, // 44: hodei.scheduler.v1.JobService.WatchJobs:input_type -> hodei.scheduler.v1.WatchJobsRequest
+	24, // 45: hodei.scheduler.v1.JobService.CancelJob:input_type -> hodei.scheduler.v1.CancelJobRequest
+	26, // 46: hodei.scheduler.v1.JobService.RetryJob:input_type -> hodei.scheduler.v1.RetryJobRequest
+	28, // 47: hodei.scheduler.v1.JobService.GetJobHistory:input_type -> hodei.scheduler.v1.GetJobHistoryRequest
+	30, // 48: hodei.scheduler.v1.JobService.GetQueue:input_type -> hodei.scheduler.v1.GetQueueRequest
+	11, // 49: hodei.scheduler.v1.JobService.QueueJob:output_type -> hodei.scheduler.v1.QueueJobResponse
+	13, // 50: hodei.scheduler.v1.JobService.QueueJobs:output_type -> hodei.scheduler.v1.QueueJobsResponse
+	16, // 51: hodei.scheduler.v1.JobService.GetJob:output_type -> hodei.scheduler.v1.GetJobResponse
+	18, // 52: hodei.scheduler.v1.JobService.ListJobs:output_type -> hodei.scheduler.v1.ListJobsResponse
+	20, // 53: hodei.scheduler.v1.JobService.WatchJob:output_type -> hodei.scheduler.v1.WatchJobResponse
+	22, // 54: hodei.scheduler.v1.JobService.WatchJobs:output_type -> hodei.scheduler.v1.WatchJobsResponse
+	25, // 55: hodei.scheduler.v1.JobService.CancelJob:output_type -> hodei.scheduler.v1.CancelJobResponse
+	27, // 56: hodei.scheduler.v1.JobService.RetryJob:output_type -> hodei.scheduler.v1.RetryJobResponse
+	29, // 57: hodei.scheduler.v1.JobService.GetJobHistory:output_type -> hodei.scheduler.v1.GetJobHistoryResponse
+	31, // 58: hodei.scheduler.v1.JobService.GetQueue:output_type -> hodei.scheduler.v1.GetQueueResponse
+	49, // [49:59] is the sub-list for method output_type
+	39, // [39:49] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_hodei_scheduler_v1_job_proto_init() }
@@ -2566,7 +2612,7 @@ func file_hodei_scheduler_v1_job_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hodei_scheduler_v1_job_proto_rawDesc), len(file_hodei_scheduler_v1_job_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   38,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -70,7 +70,8 @@ func (d *Dispatcher) handOver(ctx context.Context, p plan, cause event.Event) {
 			}
 			return
 		}
-		now.handed, o = p.job.ID, now
+		now.handed = p.job.ID // whatever came of it, this hand-over ends: a probing brake waits for that
+		o = now
 		if now.job == nil || now.worker == nil || now.job.State != job.StateAssigned || now.job.Attempt != p.job.Attempt {
 			return
 		}

@@ -105,7 +105,7 @@ func specOf(in *provisionerv1.ProviderSpec) (provider.Spec, error) {
 	var wrong fault.Fields
 	s := provider.Spec{
 		Name: in.GetName(), Kind: provider.Kind(in.GetKind()), MinIdle: int(in.GetMinIdle()), MaxWorkers: int(in.GetMaxWorkers()),
-		JobsPerWorker: 1, CPUMillis: in.GetCpuMillis(), MemoryBytes: in.GetMemoryBytes(), RunAs: in.GetRunAs(),
+		JobsPerWorker: 1, CPUMillis: in.GetCpuMillis(), MemoryBytes: in.GetMemoryBytes(), RunAs: in.GetRunAs(), Labels: in.GetLabels(),
 		IdleTimeout:      unit.Duration(duration(&wrong, "idle_timeout", in.GetIdleTimeout())),
 		ScheduledTimeout: unit.Duration(duration(&wrong, "scheduled_timeout", in.GetScheduledTimeout())),
 	}
@@ -124,6 +124,7 @@ func message(v app.View) *provisionerv1.Provider {
 			Name: v.Spec.Name, Kind: string(v.Spec.Kind), MinIdle: int32(v.Spec.MinIdle), MaxWorkers: int32(v.Spec.MaxWorkers),
 			JobsPerWorker: &jobs, CpuMillis: v.Spec.CPUMillis, MemoryBytes: v.Spec.MemoryBytes,
 			IdleTimeout: v.Spec.IdleTimeout.String(), ScheduledTimeout: v.Spec.ScheduledTimeout.String(), RunAs: v.Spec.RunAs,
+			Labels: v.Spec.Labels,
 		},
 		CpuLimits: enforced[v.Capabilities.EnforcesCPU], MemoryLimits: enforced[v.Capabilities.EnforcesMemory], Isolation: v.Capabilities.Isolation,
 		Workers: int32(v.Workers), WorkersIdle: int32(v.Idle), WorkersBusy: int32(v.Busy),

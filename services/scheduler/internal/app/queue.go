@@ -143,7 +143,7 @@ func (a *Jobs) prepare(ctx context.Context, r Request, providers Providers) (pre
 		return prepared{}, err
 	}
 	r.Spec = r.Spec.WithDefaults()
-	if err := checkProvider(ctx, providers, r.Spec.Placement.Provider); err != nil {
+	if err := checkProviders(ctx, providers, r.Spec.Placement); err != nil {
 		return prepared{}, err
 	}
 	p := prepared{request: r, facts: facts}
@@ -165,18 +165,23 @@ func (a *Jobs) prepare(ctx context.Context, r Request, providers Providers) (pre
 	return p, nil
 }
 
-func checkProvider(ctx context.Context, providers Providers, name string) error {
-	if name == "" {
-		return nil
-	}
-	known, err := providers.Known(ctx, name)
-	if err != nil {
-		return fmt.Errorf("look for provider %q: %w", name, err)
-	}
-	if known {
-		return nil
-	}
+// checkProviders refuses names of providers that there are not. A preferred one too:
+// it is more likely mistyped than meant.
+func checkProviders(ctx context.Context, providers Providers, p job.Placement) error {
 	var f fault.Fields
-	f.Add("placement.provider", "there is no provider %q; see `hodei provider list`", clip(name))
+	for _, named := range []struct{ field, name string }{
+		{"placement.provider", p.Provider}, {"placement.preferred_provider", p.PreferredProvider},
+	} {
+		if named.name == "" {
+			continue
+		}
+		known, err := providers.Known(ctx, named.name)
+		if err != nil {
+			return fmt.Errorf("look for provider %q: %w", named.name, err)
+		}
+		if !known {
+			f.Add(named.field, "there is no provider %q; see `hodei provider list`", clip(named.name))
+		}
+	}
 	return f.Err("the job")
 }

@@ -70,8 +70,9 @@ func spec(v app.View) *schedulerv1.JobSpec {
 		Resources: &schedulerv1.Resources{CpuMillis: s.Resources.CPUMillis, MemoryBytes: s.Resources.MemoryBytes},
 		Labels:    s.Labels, Annotations: s.Annotations, Priority: int32(s.Priority),
 		Timeout: s.Timeout.String(), QueueTimeout: s.QueueTimeout.String(),
-		Retry:          &schedulerv1.Retry{MaxAttempts: int32(s.Retry.MaxAttempts), InfrastructureAttempts: &infrastructure},
-		Placement:      &schedulerv1.Placement{Provider: s.Placement.Provider},
+		Retry:       &schedulerv1.Retry{MaxAttempts: int32(s.Retry.MaxAttempts), InfrastructureAttempts: &infrastructure},
+		Placement:   &schedulerv1.Placement{Provider: s.Placement.Provider, PreferredProvider: s.Placement.PreferredProvider, RequiredLabels: s.Placement.RequiredLabels},
+		Description: s.Description, Tags: s.Tags,
 		IdempotencyKey: v.IdempotencyKey, CorrelationId: v.CorrelationID,
 	}
 	if s.Script != nil {

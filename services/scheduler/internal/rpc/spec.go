@@ -43,7 +43,8 @@ func request(in *schedulerv1.JobSpec) (app.Request, error) {
 		Timeout:      duration(&wrong, "timeout", in.GetTimeout()),
 		QueueTimeout: duration(&wrong, "queue_timeout", in.GetQueueTimeout()),
 		Retry:        job.Retry{MaxAttempts: int(in.GetRetry().GetMaxAttempts()), InfrastructureAttempts: job.DefaultInfrastructureAttempts},
-		Placement:    job.Placement{Provider: in.GetPlacement().GetProvider()},
+		Placement:    placement(in.GetPlacement()),
+		Description:  in.GetDescription(), Tags: in.GetTags(),
 	}
 	if in.GetScript() != nil {
 		r.Spec.Script = &job.Script{Interpreter: in.GetScript().GetInterpreter(), Content: in.GetScript().GetContent()}
@@ -53,6 +54,10 @@ func request(in *schedulerv1.JobSpec) (app.Request, error) {
 	}
 	checkUnknown(&wrong, "", in.ProtoReflect())
 	return r, withDomain(wrong, r.Spec)
+}
+
+func placement(in *schedulerv1.Placement) job.Placement {
+	return job.Placement{Provider: in.GetProvider(), PreferredProvider: in.GetPreferredProvider(), RequiredLabels: in.GetRequiredLabels()}
 }
 
 // withDomain adds what the domain finds wrong with the spec. Where the API's part

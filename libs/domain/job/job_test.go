@@ -222,16 +222,17 @@ func TestFieldsForPeopleAndPlacement(t *testing.T) {
 		"too many tags":                      {job.Spec{Tags: tags(job.MaxTags + 1)}, "tags"},
 		"bad tags":                           {job.Spec{Tags: []string{"ok", "", "a\nb", strings.Repeat("x", job.MaxTagChars+1), "\xff", "\x1b[2J"}}, "tags[1] tags[2] tags[3] tags[4] tags[5]"},
 		"the same tag again":                 {job.Spec{Tags: []string{"a", "b", "a", "a"}}, "tags[2] tags[3]"},
-		"bad labels": {job.Spec{Placement: job.Placement{RequiredLabels: map[string]string{"-": "", "long": strings.Repeat("x", 257), "nul": "\x00"}}},
-			"placement.required_labels placement.required_labels.long placement.required_labels.nul"},
+		"bad labels": {
+			job.Spec{Placement: job.Placement{RequiredLabels: map[string]string{"-": "", "long": strings.Repeat("x", 257), "nul": "\x00"}}},
+			"placement.required_labels placement.required_labels.long placement.required_labels.nul",
+		},
 		"names that no provider has": {job.Spec{Placement: job.Placement{Provider: "\x00", PreferredProvider: "\xff"}}, "placement.provider placement.preferred_provider"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.spec.Command = []string{"true"}
 			facts, err := job.Create(c.spec, "", "")
 			var got []string
-			var fe *fault.Error
-			if errors.As(err, &fe) {
+			if fe, ok := errors.AsType[*fault.Error](err); ok {
 				for _, f := range fe.Fields {
 					got = append(got, f.Name)
 				}

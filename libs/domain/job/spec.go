@@ -112,6 +112,9 @@ func (s Spec) WithDefaults() Spec {
 	if s.Retry.MaxAttempts == 0 {
 		s.Retry.MaxAttempts = 1
 	}
+	if len(s.Placement.RequiredLabels) == 0 {
+		s.Placement.RequiredLabels = nil // so that no placement has one form
+	}
 	return s
 }
 

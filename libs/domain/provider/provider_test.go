@@ -29,8 +29,7 @@ func TestLabelsAreRefusedByName(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []string
-			var fe *fault.Error
-			if errors.As(spec(c.labels).Validate(), &fe) {
+			if fe, ok := errors.AsType[*fault.Error](spec(c.labels).Validate()); ok {
 				for _, f := range fe.Fields {
 					got = append(got, f.Name)
 				}

@@ -116,7 +116,7 @@ func (l *loader) validate(v reflect.Value, path string) {
 	}
 	for i := range v.NumField() {
 		if sf := v.Type().Field(i); inline(sf) && v.Field(i).CanAddr() {
-			l.validateOne(v.Field(i), path)
+			l.validate(v.Field(i), path) // it may embed others in turn
 		}
 	}
 	l.validateOne(v, path)

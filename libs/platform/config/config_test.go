@@ -299,3 +299,22 @@ func TestDoorsBindToLoopbackUnlessToldOtherwise(t *testing.T) {
 		}
 	}
 }
+
+// Middle embeds Common and hides its Validate; outer embeds that, as services do.
+type Middle struct {
+	config.Common `yaml:",inline"`
+}
+
+func (Middle) Validate() error { return nil }
+
+type outer struct {
+	Middle `yaml:",inline"`
+}
+
+func TestWhatIsEmbeddedTwiceIsAskedToo(t *testing.T) {
+	c := outer{Middle{config.DefaultCommon()}}
+	err := config.Load(&c, "", []string{"HODEI_LISTEN=0.0.0.0:1", "HODEI_LOG_LEVEL=loud"})
+	if err == nil || !strings.Contains(err.Error(), "log_level") || !strings.Contains(err.Error(), "--insecure") {
+		t.Errorf("%v", err)
+	}
+}

@@ -8,6 +8,8 @@ require (
 	github.com/nats-io/nats.go v1.55.0
 	hodei.dev/libs/domain v0.0.0
 	hodei.dev/libs/eventing v0.0.0
+	hodei.dev/services/registry v0.0.0
+	hodei.dev/services/timeout-monitor v0.0.0
 	pgregory.net/rapid v1.3.0
 )
 
@@ -42,5 +44,8 @@ replace (
 	hodei.dev/libs/domain => ../libs/domain
 	hodei.dev/libs/eventing => ../libs/eventing
 	hodei.dev/libs/platform => ../libs/platform
+	hodei.dev/libs/service => ../libs/service
 	hodei.dev/proto => ../proto
+	hodei.dev/services/registry => ../services/registry
+	hodei.dev/services/timeout-monitor => ../services/timeout-monitor
 )

@@ -268,7 +268,8 @@ func (a accepting) Run(_ context.Context, _ int64, r command.Request) error {
 	a.ran <- r
 	return nil
 }
-func (accepting) Available() bool { return true }
+func (accepting) Alive(context.Context, string, int64) bool { return true }
+func (accepting) Available() bool                           { return true }
 
 type counting struct {
 	mu        sync.Mutex

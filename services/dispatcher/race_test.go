@@ -1,13 +1,17 @@
 package dispatcher_test
 
 import (
+	"log/slog"
 	"testing"
 	"time"
 
 	"hodei.dev/libs/domain/job"
 	"hodei.dev/libs/domain/worker"
+	"hodei.dev/libs/eventing/event"
 	"hodei.dev/libs/eventing/eventingtest"
 	"hodei.dev/libs/service/command"
+
+	"hodei.dev/services/dispatcher/internal/app"
 )
 
 // TestOvertakenHandOver: an attempt goes on while its hand-over is given up, and
@@ -44,5 +48,64 @@ func TestOvertakenHandOver(t *testing.T) {
 	w.becomes(next, job.StateRunning)
 	if x := w.worker(w.job(id).WorkerID); x.State != worker.StateBusy {
 		t.Errorf("worker: %+v", x)
+	}
+}
+
+// TestScheduledByAnother: two dispatchers, as after a pause of the active one: the
+// other has a worker made for the job that this one assigns. The job waits for a
+// worker that lives, so nothing is lost.
+func TestScheduledByAnother(t *testing.T) {
+	w := newWorld(t)
+	w.register(2, 0)
+	x := w.idle()
+	id := w.queue(nil)
+	log, sessions := &racing{Store: w.store}, accepting{make(chan command.Request, 4)}
+	log.before = func() {
+		made := worker.Worker{ID: event.NewID()}
+		j := w.job(id)
+		facts, err := j.Schedule(w.provider.ID, made.ID, "by another")
+		if err != nil {
+			t.Error(err)
+		}
+		w.append(w.jobChange(j, facts), w.workerChange(made, worker.Request(worker.ProvisioningRequested{
+			ProviderID: w.provider.ID, ProviderName: "local", JobID: id,
+		})))
+	}
+	d := app.New(app.Config{
+		Log: log, Sessions: sessions, Meter: &counting{}, Logger: slog.New(slog.DiscardHandler),
+		Now: time.Now, NewID: event.NewID, Jitter: func() float64 { return 0 },
+	})
+	if _, err := d.Activate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.background("the dispatcher", d.Run)
+	if r := <-sessions.ran; r.JobID != id || r.WorkerID != x {
+		t.Errorf("handed over: %+v", r)
+	}
+	if j := w.job(id); j.Attempt != 1 || j.Spent.Infrastructure != 0 {
+		t.Errorf("job: %+v", j)
+	}
+}
+
+// TestRegistryStaysAway: with idle workers for more attempts than a job may lose, and a
+// registry that is away for longer than all pauses: the last attempt is not staked on
+// a session that does not answer.
+func TestRegistryStaysAway(t *testing.T) {
+	w := newWorld(t)
+	w.register(16, 0)
+	for range 8 {
+		w.idle()
+	}
+	w.dispatcher()
+	id := w.queue(func(s *job.Spec) { s.Retry.InfrastructureAttempts = 1 })
+	careful := w.queue(func(s *job.Spec) { s.Retry.InfrastructureAttempts = 0 })
+	began := time.Now()
+	eventingtest.Eventually(t, "more than what a job may lose", func() bool { return time.Since(began) > 4*time.Second })
+	w.registry(accept)
+	if j := w.becomes(careful, job.StateRunning); j.Attempt != 1 {
+		t.Errorf("job: %+v", j)
+	}
+	if j := w.becomes(id, job.StateRunning); j.Spent.Infrastructure != 1 {
+		t.Errorf("job: %+v", j)
 	}
 }

@@ -134,6 +134,12 @@ func (w *world) registry(answer func(command.Request) *command.Reply) {
 		if err := json.Unmarshal(m.Data, &r); err != nil {
 			w.Error(err)
 		}
+		if r.Kind == command.Ping {
+			if err := m.Respond([]byte(`{"ok":true}`)); err != nil {
+				w.Error(err)
+			}
+			return
+		}
 		w.mu.Lock()
 		w.requests = append(w.requests, r)
 		reply := w.answer(r)

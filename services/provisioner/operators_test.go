@@ -2,6 +2,7 @@ package provisioner_test
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -23,8 +24,12 @@ func TestRegisterListGetRemove(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.cleanup()
-	w.cfg.Providers = []provisioner.ProviderSpec{{Name: "configured", MaxWorkers: 3}}
+	w.cfg.Providers = []provisioner.ProviderSpec{{Name: "configured", MaxWorkers: 3, Labels: map[string]string{"zone": "a"}}}
 	w.start()
+	eventingtest.Eventually(t, "the configured provider to be registered", func() bool {
+		got, err := w.client.GetProvider(t.Context(), &provisionerv1.GetProviderRequest{Provider: "configured"})
+		return err == nil && maps.Equal(got.GetProvider().GetSpec().GetLabels(), map[string]string{"zone": "a"})
+	})
 	p := w.register(&provisionerv1.ProviderSpec{Name: "local", Kind: "process"})
 	if s := p.GetSpec(); s.GetMaxWorkers() != int32(2*runtime.NumCPU()) || s.GetJobsPerWorker() != 1 || s.GetIdleTimeout() != "5m0s" ||
 		s.GetScheduledTimeout() != "5m0s" || s.GetCpuMillis() != int64(1000*runtime.NumCPU()) || s.GetMemoryBytes() == 0 {
@@ -39,8 +44,13 @@ func TestRegisterListGetRemove(t *testing.T) {
 	if changed := w.register(&provisionerv1.ProviderSpec{Name: "local", Kind: "process", MaxWorkers: 5}); changed.GetVersion() != 2 || changed.GetSpec().GetMaxWorkers() != 5 {
 		t.Errorf("updated %v", changed)
 	}
+	labels := map[string]string{"zone": "b", "gpu": ""}
+	if labelled := w.register(&provisionerv1.ProviderSpec{Name: "local", Kind: "process", MaxWorkers: 5, Labels: labels}); labelled.GetVersion() != 3 || !maps.Equal(labelled.GetSpec().GetLabels(), labels) {
+		t.Errorf("labelled %v", labelled)
+	}
 	for name, spec := range map[string]*provisionerv1.ProviderSpec{
-		"a bad name": {Name: "Not A Label", Kind: "process"}, "an unknown kind": {Name: "x", Kind: "cloud"}, "no spec": nil,
+		"a bad label": {Name: "x", Kind: "process", Labels: map[string]string{"-": ""}},
+		"a bad name":  {Name: "Not A Label", Kind: "process"}, "an unknown kind": {Name: "x", Kind: "cloud"}, "no spec": nil,
 		"a bad duration": {Name: "x", Kind: "process", IdleTimeout: "soon"}, "a negative one": {Name: "x", Kind: "process", ScheduledTimeout: "-1s"},
 		"a warm external one": {Name: "x", Kind: "external", MinIdle: 1}, "an unknown user": {Name: "x", Kind: "process", RunAs: "no-such-user"},
 	} {
@@ -267,8 +277,8 @@ func TestConfig(t *testing.T) {
 	if err := c.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	c.Providers = []provisioner.ProviderSpec{{Name: "a"}, {Name: "a"}, {Name: "c", Kind: "cloud"}}
-	if f, ok := errors.AsType[*fault.Error](c.Validate()); !ok || len(f.Fields) != 2 {
+	c.Providers = []provisioner.ProviderSpec{{Name: "a"}, {Name: "a"}, {Name: "c", Kind: "cloud"}, {Name: "d", Labels: map[string]string{"-": ""}}}
+	if f, ok := errors.AsType[*fault.Error](c.Validate()); !ok || len(f.Fields) != 3 || f.Fields[2].Name != "providers[3].labels" {
 		t.Fatalf("got %v", f)
 	}
 }

@@ -33,6 +33,7 @@ type State struct {
 	sequence  uint64
 	waiting   int // PENDING and SCHEDULED
 	idle      int
+	ended     ends
 }
 
 type jobEntry struct {
@@ -172,10 +173,14 @@ func (s *State) Figures() Figures {
 	return f
 }
 
-// ObserveJob takes in a whole fold. What the state has already is ignored.
+// ObserveJob takes in a whole fold. What the state has already is ignored, and so is
+// what was read of a job before its end.
 func (s *State) ObserveJob(j job.Job) {
 	e, ok := s.jobs[j.ID]
 	if !ok {
+		if s.ended.has(j.ID) {
+			return
+		}
 		e = s.addJob(j.ID)
 	} else if j.Version <= e.Version {
 		return
@@ -191,6 +196,9 @@ func (s *State) ApplyJob(id string, fact job.Event, at job.At) {
 	if !ok {
 		switch fact.(type) {
 		case job.Created, job.Queued:
+			if s.ended.has(id) {
+				return
+			}
 			e = s.addJob(id)
 		default:
 			return
@@ -219,6 +227,7 @@ func (s *State) jobChanged(e *jobEntry) {
 	case e.held:
 	case e.State.Terminal():
 		delete(s.jobs, e.ID)
+		s.ended.add(e.ID)
 	case e.Cancel != nil:
 		// Its end is on its way.
 	case e.State == job.StatePending:

@@ -9,10 +9,14 @@ import (
 	"hodei.dev/libs/domain/worker"
 )
 
-// ObserveWorker takes in a whole fold. What the state has already is ignored.
+// ObserveWorker takes in a whole fold. What the state has already is ignored, and so
+// is what was read of a worker before its end.
 func (s *State) ObserveWorker(w worker.Worker) {
 	e, ok := s.workers[w.ID]
 	if !ok {
+		if s.ended.has(w.ID) {
+			return
+		}
 		e = s.addWorker(w.ID)
 	} else if w.Version <= e.Version {
 		return
@@ -26,7 +30,7 @@ func (s *State) ObserveWorker(w worker.Worker) {
 func (s *State) ApplyWorker(id string, fact worker.Event, at worker.At) {
 	e, ok := s.workers[id]
 	if !ok {
-		if _, first := fact.(worker.ProvisioningRequested); !first {
+		if _, first := fact.(worker.ProvisioningRequested); !first || s.ended.has(id) {
 			return
 		}
 		e = s.addWorker(id)
@@ -58,6 +62,7 @@ func (s *State) workerChanged(e *workerEntry) {
 	}
 	if e.State.Terminal() {
 		delete(s.workers, e.ID)
+		s.ended.add(e.ID)
 	}
 	s.count(e)
 	s.place(e)

@@ -69,8 +69,8 @@ type Process struct {
 // the first SIGINT or SIGTERM, and a second one ends the process.
 func Main(extra ...*cobra.Command) int {
 	signals := make(chan os.Signal, 2)
+	// For ever: one more Ctrl-C while it ends must not change how it ends.
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(signals)
 	return Execute(context.Background(), Process{
 		Args: os.Args[1:], Environ: os.Environ(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Signals: distinct(signals, time.Now), Abort: func() { os.Exit(exitInterrupted) },

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -29,7 +30,8 @@ func aWorld() *world {
 		Labels: map[string]string{"team": "web"}, CorrelationId: "c-1", Reason: "exit code 3", QueuedBy: "user/ann", Version: 6,
 		Spec: &schedulerv1.JobSpec{
 			Command: []string{"sh", "-c", "exit 3"}, Resources: &schedulerv1.Resources{CpuMillis: 500, MemoryBytes: 256 << 20}, Timeout: "1h0m0s",
-			Env: map[string]string{"A": "b\x1b[2J"},
+			Env: map[string]string{"A": "b\x1b[2J"}, Description: "nightly\x1b[2J", Tags: []string{"night run", "b"},
+			Placement: &schedulerv1.Placement{PreferredProvider: "local", RequiredLabels: map[string]string{"zone": "eu"}},
 		},
 		Attempts: []*schedulerv1.Attempt{{Number: 1, WorkerId: "w-1", StartedAt: at, FinishedAt: at, ExitCode: &code, Usage: &schedulerv1.Usage{CpuUser: "1ms", CpuSystem: "2ms", MaxRssBytes: 2 << 20}}},
 	}}
@@ -59,7 +61,7 @@ func TestCommandsInText(t *testing.T) {
 		stderr string
 	}{
 		"job list":        {[]string{"job", "list"}, 0, `(?s)^ID +STATE +EXIT +NAME +NAMESPACE +AGE +RAN +ATTEMPT\n` + aJob + ` +FAILED +3 +sh +default +1h +10s +1\n$`, `^$`},
-		"job get":         {[]string{"job", "get", "0198"}, 0, `(?s)id +` + aJob + `\n.*state +FAILED\nwhy +exit code 3\nfailure +EXIT_CODE \(JOB_EXIT_CODE\): exit code 3\nwhat to do +read its output\nexit code +3\n.*provider +local \(p-1\)\n.*command +sh -c 'exit 3'\nenv +A=b\\x1b\[2J\ncpu +500m \(enforced\)\nmemory +256Mi \(reserved only\)\n.*ATTEMPT +WORKER.*1ms\+2ms +2Mi`, `^$`},
+		"job get":         {[]string{"job", "get", "0198"}, 0, `(?s)id +` + aJob + `\n.*state +FAILED\nwhy +exit code 3\nfailure +EXIT_CODE \(JOB_EXIT_CODE\): exit code 3\nwhat to do +read its output\nexit code +3\n.*provider +local \(p-1\)\n.*command +sh -c 'exit 3'\nenv +A=b\\x1b\[2J\ncpu +500m \(enforced\)\nmemory +256Mi \(reserved only\)\n.*prefers provider +local\nwants labels +zone=eu\ndescription +nightly\\x1b\[2J\ntags +night run, b\n.*ATTEMPT +WORKER.*1ms\+2ms +2Mi`, `^$`},
 		"job get, none":   {[]string{"job", "get", "ffff"}, 4, `^$`, `^hodei: there is no job ffff\nwhat to do: list the jobs that there are: .hodei job list.\n$`},
 		"job watch":       {[]string{"job", "watch", "0198"}, 0, `^\d\d:\d\d:\d\dZ  FAILED  attempt 1  exit code 3\n$`, `^$`},
 		"job wait":        {[]string{"job", "wait", "0198"}, 3, `^` + aJob + ` FAILED\n$`, `hodei: job ` + aJob + ` FAILED: exit code 3\nwhat to do: read its output\n`},
@@ -75,7 +77,7 @@ func TestCommandsInText(t *testing.T) {
 		"worker kill":     {[]string{"worker", "terminate", "w-1"}, 0, `^w-1 TERMINATING\n$`, `^$`},
 		"worker token":    {[]string{"worker", "token", "--provider", "lab"}, 0, `^worker +w-9\ntoken +t-secret\naddress +127.0.0.1:7434\nexpires +2026-05-01 12:00:00Z\n$`, `hodei-agent --server 127.0.0.1:7434 --worker w-9 --token-file FILE`},
 		"provider list":   {[]string{"provider", "list"}, 0, `(?s)local +process +ENABLED +HEALTHY +2/4 +1 +1 +500m/2 \(enforced\) +256Mi/8Gi \(reserved only\) +p-1\n$`, `^$`},
-		"provider get":    {[]string{"provider", "get", "local"}, 0, `(?s)workers +2 of 4: 1 idle, 1 busy\n.*jobs per worker +unlimited\n`, `^$`},
+		"provider get":    {[]string{"provider", "get", "local"}, 0, `(?s)workers +2 of 4: 1 idle, 1 busy\n.*jobs per worker +unlimited\n.*labels +gpu= zone=eu\n`, `^$`},
 		"provider remove": {[]string{"provider", "remove", "local"}, 0, `^local REMOVED\n$`, `^$`},
 		"provider wrong":  {[]string{"provider", "register", "x", "--kind", "moon"}, 1, `^$`, `^hodei: the provider is not valid\n  kind: "moon": process or external\nwhat to do: correct the named fields and send it again\n$`},
 		"audit search":    {[]string{"audit", "search"}, 0, `(?s)^TIME +POSITION +EVENT.*JobCreated.*JobStatusChanged.*EXIT_CODE: exit code 3\n$`, `^$`},
@@ -195,9 +197,10 @@ func TestFlagsReachTheServer(t *testing.T) {
 	if c := s.w.calls[len(s.w.calls)-1]; c.CorrelationID == "c-9" || !strings.HasPrefix(c.Actor, "user/") || c.Actor == "user/anonymous" {
 		t.Errorf("%+v", c)
 	}
-	s.run("provider", "register", "p", "--kind", "process", "--min-idle", "2", "--max-workers", "8", "--jobs-per-worker", "0", "--cpu", "1.5", "--memory", "2Gi", "--idle-timeout", "1m", "--run-as", "nobody")
+	s.run("provider", "register", "p", "--kind", "process", "--min-idle", "2", "--max-workers", "8", "--jobs-per-worker", "0", "--cpu", "1.5", "--memory", "2Gi", "--idle-timeout", "1m", "--run-as", "nobody", "--label", "zone=a", "--label", "note=x=y")
 	spec := last[*provisionerv1.RegisterProviderRequest](t, s.w).GetSpec()
-	if spec.GetMinIdle() != 2 || spec.GetMaxWorkers() != 8 || spec.JobsPerWorker == nil || spec.GetCpuMillis() != 1500 || spec.GetMemoryBytes() != 2<<30 || spec.GetIdleTimeout() != "1m" || spec.GetRunAs() != "nobody" {
+	if spec.GetMinIdle() != 2 || spec.GetMaxWorkers() != 8 || spec.JobsPerWorker == nil || spec.GetCpuMillis() != 1500 || spec.GetMemoryBytes() != 2<<30 || spec.GetIdleTimeout() != "1m" || spec.GetRunAs() != "nobody" ||
+		!maps.Equal(spec.GetLabels(), map[string]string{"zone": "a", "note": "x=y"}) {
 		t.Errorf("%v", spec)
 	}
 	s.run("job", "cancel", "0198", "--reason", "why", "--correlation-id", "c-7")

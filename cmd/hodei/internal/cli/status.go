@@ -182,11 +182,12 @@ func stateOfService(v *platformv1.ServiceStatus) string {
 	return state
 }
 
-// figures are counts that are not 0, as "a=1 b=2".
+// figures are counts that are not 0, as "a=1 b=2". What is about the process and
+// not the service is for machines.
 func figures(m map[string]int64) string {
 	var out []string
 	for _, k := range sortedKeys(m) {
-		if m[k] != 0 {
+		if m[k] != 0 && !strings.HasPrefix(k, "process_") {
 			out = append(out, fmt.Sprintf("%s=%d", k, m[k]))
 		}
 	}

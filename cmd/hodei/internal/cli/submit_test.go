@@ -2,6 +2,8 @@ package cli
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -45,6 +47,28 @@ func TestSubmitFileNamesTheFieldOfAnotherShape(t *testing.T) {
 		`{"command":["true"],"timeout":30}`:               "field timeout: a string",
 		`{"command":["true"],"retry":3}`:                  "field retry: an object",
 		`{"command":["true"],"placement":{"provider":1}}`: "field placement.provider: a string",
+	} {
+		got := serve(t, newWorld()).begin(line, "submit", "--file", "-").wait()
+		got.want(t, 1, "")
+		contains(t, got.stderr, want)
+	}
+}
+
+func TestSubmitFileTakesPlacementAndWhatIsForPeople(t *testing.T) {
+	s := serve(t, newWorld())
+	got := s.begin(`{"command":["true"],"description":"d e","tags":["a b","c"],"placement":{"preferred_provider":"p","required_labels":{"zone":"a"}}}`, "submit", "--file", "-").wait()
+	if got.code != 0 || len(s.w.specs) != 1 {
+		t.Fatalf("%+v", got)
+	}
+	spec := s.w.specs[0]
+	if p := spec.GetPlacement(); spec.GetDescription() != "d e" || !slices.Equal(spec.GetTags(), []string{"a b", "c"}) || p.GetPreferredProvider() != "p" || !maps.Equal(p.GetRequiredLabels(), map[string]string{"zone": "a"}) {
+		t.Errorf("%v", spec)
+	}
+	for line, want := range map[string]string{
+		`{"command":["true"],"tags":"a"}`:                             "field tags: a list",
+		`{"command":["true"],"placement":{"required_labels":["a"]}}`:  "field placement.required_labels: an object",
+		`{"command":["true"],"placement":{"preferred":"x"}}`:          "unknown field placement.preferred; there are: ",
+		`{"command":["true"],"placement":{"preferred_provider":[1]}}`: "field placement.preferred_provider: a string",
 	} {
 		got := serve(t, newWorld()).begin(line, "submit", "--file", "-").wait()
 		got.want(t, 1, "")

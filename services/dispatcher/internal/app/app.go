@@ -46,6 +46,9 @@ type Sessions interface {
 	// Run hands an attempt over. nil means that the agent has accepted it; any
 	// error that it may not have.
 	Run(ctx context.Context, epoch int64, r command.Request) error
+	// Alive asks the session with that epoch whether its agent was heard of lately;
+	// false where nobody answers before ctx ends.
+	Alive(ctx context.Context, workerID string, epoch int64) bool
 	// Available tells whether sessions can be reached at all at present.
 	Available() bool
 }

@@ -34,10 +34,12 @@ type outcome struct {
 	settles string
 	// retryAt holds that job back.
 	retryAt time.Time
-	// events became true; job and worker are read again where somebody else was first.
-	events []observed
-	job    *job.Job
-	worker *worker.Worker
+	// events became true; job and worker are read again where somebody else was first,
+	// and awaited, the worker that the job is SCHEDULED for then.
+	events  []observed
+	job     *job.Job
+	worker  *worker.Worker
+	awaited *worker.Worker
 	// cause is the last event of job.
 	cause event.Event
 	// handed is the job whose hand-over has ended: accepted, refused or overtaken.
@@ -50,8 +52,10 @@ func (d *Dispatcher) take(o outcome) {
 	for _, e := range o.events {
 		d.apply(e)
 	}
-	if o.worker != nil {
-		d.state.ObserveWorker(*o.worker)
+	for _, w := range []*worker.Worker{o.worker, o.awaited} {
+		if w != nil {
+			d.state.ObserveWorker(*w)
+		}
 	}
 	if o.job != nil {
 		d.state.ObserveJob(*o.job)
@@ -91,8 +95,35 @@ func (d *Dispatcher) begin(ctx context.Context, now time.Time, decision core.Dec
 			d.settleAnew(ctx, p, time.Second)
 			return
 		}
+		if p.handOver && !d.worthTheLast(ctx, p) {
+			d.settleAnew(ctx, p, lastChanceWait)
+			return
+		}
 		d.execute(ctx, p)
 	})
+}
+
+const (
+	// lastChanceWait is how long a job waits whose last attempt is not staked yet.
+	lastChanceWait = time.Second
+	// lastChancePing is how long the session may take to say that its agent lives.
+	lastChancePing = 2 * time.Second
+)
+
+// worthTheLast keeps a job that cannot lose another attempt from losing it to a
+// session that is not there, as while registry restarts: it is asked first. The
+// worker goes to the end of the idle ones, so that a dead one holds up nobody.
+func (d *Dispatcher) worthTheLast(ctx context.Context, p plan) bool {
+	if p.job.Spent.Infrastructure < p.job.Spec.Retry.InfrastructureAttempts {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, lastChancePing)
+	defer cancel()
+	if d.cfg.Sessions.Alive(ctx, p.worker.ID, p.worker.Epoch) {
+		return true
+	}
+	d.cfg.Logger.InfoContext(ctx, "a worker's session does not answer: the last attempt is not staked on it", "job", p.job.ID, "worker", p.worker.ID)
+	return false
 }
 
 // plan turns a decision into changes, by the domain's rules.
@@ -262,8 +293,8 @@ func (d *Dispatcher) settleAnew(ctx context.Context, p plan, wait time.Duration)
 	d.tell(ctx, o)
 }
 
-// reload reads a job, and a worker where there is one: the given one, else the one
-// that the job is SCHEDULED for.
+// reload reads a job, the given worker where there is one, and the worker that the
+// job is SCHEDULED for: without it the job would seem to wait in vain.
 func (d *Dispatcher) reload(ctx context.Context, jobID, workerID string) (o outcome, err error) {
 	err = d.persist(ctx, "read a job again", func() error {
 		o = outcome{}
@@ -282,22 +313,30 @@ func (d *Dispatcher) reload(ctx context.Context, jobID, workerID string) (o outc
 		if j.Version > 0 {
 			o.job = &j
 		}
-		for _, id := range []string{workerID, j.WorkerID} {
-			if id == "" || o.worker != nil || id != workerID && j.State != job.StateScheduled {
-				continue
-			}
-			w, err := aggregate.LoadWorker(ctx, d.cfg.Log, id)
-			if errors.Is(err, fault.NotFound) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			o.worker = &w
+		if o.worker, err = d.reloadWorker(ctx, workerID); err != nil {
+			return err
 		}
-		return nil
+		if j.State == job.StateScheduled && j.WorkerID != workerID {
+			o.awaited, err = d.reloadWorker(ctx, j.WorkerID)
+		}
+		return err
 	})
 	return o, err
+}
+
+// reloadWorker returns nil for a worker that is not in the log.
+func (d *Dispatcher) reloadWorker(ctx context.Context, id string) (*worker.Worker, error) {
+	if id == "" {
+		return nil, nil //nolint:nilnil // there is none
+	}
+	w, err := aggregate.LoadWorker(ctx, d.cfg.Log, id)
+	if errors.Is(err, fault.NotFound) {
+		return nil, nil //nolint:nilnil // it was only decided
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &w, nil
 }
 
 // tell hands an outcome to Run's goroutine.

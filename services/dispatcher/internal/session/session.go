@@ -24,6 +24,21 @@ func New(nc *nats.Conn) Sessions { return Sessions{nc: nc} }
 // Available tells whether NATS is connected.
 func (s Sessions) Available() bool { return s.nc.IsConnected() }
 
+// Alive asks the session with that epoch whether its agent was heard of lately;
+// false where nobody answers before ctx ends.
+func (s Sessions) Alive(ctx context.Context, workerID string, epoch int64) bool {
+	data, err := json.Marshal(command.Request{Kind: command.Ping, WorkerID: workerID})
+	if err != nil {
+		return false
+	}
+	msg, err := s.nc.RequestWithContext(ctx, bus.CommandSubject(workerID, epoch), data)
+	if err != nil {
+		return false
+	}
+	var reply command.Reply
+	return json.Unmarshal(msg.Data, &reply) == nil && reply.OK
+}
+
 // Run asks the session with that epoch to take a job and waits, until ctx ends,
 // for the answer. nil means that the agent has accepted; fault.Unavailable that
 // nobody answered, fault.Precondition that the session refused.

@@ -74,6 +74,9 @@ type fixture struct {
 	store *store.Store
 	kind  *unruly
 	id    string // of the provider
+	// stop ends the engine; run starts it again, and ends it with the test.
+	engine *app.Engine
+	stop   func()
 }
 
 // follow reads the log whenever something was committed.
@@ -121,17 +124,31 @@ func newFixture(t *testing.T) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.id = v.ID
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	f.id, f.engine = v.ID, e
+	f.run()
+	return f
+}
+
+func (f *fixture) run() {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(f.t.Context()))
 	done := make(chan error, 1)
-	go func() { done <- e.Run(ctx) }()
-	t.Cleanup(func() {
+	go func() { done <- f.engine.Run(ctx) }()
+	f.stop = sync.OnceFunc(func() {
 		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+			f.t.Error(err)
 		}
 	})
-	return f
+	f.t.Cleanup(f.stop)
+}
+
+func (f *fixture) load(id string) worker.Worker {
+	f.t.Helper()
+	w, err := aggregate.LoadWorker(f.t.Context(), f.store, id)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return w
 }
 
 func (f *fixture) append(w worker.Worker, facts []worker.Event) {

@@ -173,13 +173,19 @@ func (e *Engine) drain(ctx context.Context, k known) error {
 
 // end destroys the resource and confirms in the log that nothing is left.
 func (e *Engine) end(ctx context.Context, k known, keeper Provider, gone string) error {
-	if keeper != nil {
-		if err := keeper.Destroy(ctx, k.ID); err != nil {
-			if ctx.Err() == nil {
-				e.cannotEnd(ctx, k, err)
-			}
-			return fmt.Errorf("destroy the resource of worker %s: %w", k.ID, err)
+	var err error
+	switch {
+	case keeper != nil:
+		err = keeper.Destroy(ctx, k.ID)
+	case k.Provisioned:
+		// It exists somewhere, and confirming its end would let its job start again beside it.
+		err = fault.New(fault.Precondition, "provider %q is not known here: nobody can end what it made", k.ProviderName)
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			e.cannotEnd(ctx, k, err)
 		}
+		return fmt.Errorf("destroy the resource of worker %s: %w", k.ID, err)
 	}
 	e.canEnd(k)
 	return e.decide(ctx, k.ID, func(k known) ([]worker.Event, event.Meta, error) {

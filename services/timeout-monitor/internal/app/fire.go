@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -226,7 +227,11 @@ func (m *Monitor) append(ctx context.Context, d core.Deadline, h history, meta e
 	m.mu.Unlock()
 	m.fired.Add(1)
 	m.Meter.Fired(string(d.Kind), now.Sub(d.Due))
-	m.Logger.WarnContext(ctx, "timed out", "aggregate", h.stream(), "state", d.State, "kind", d.Kind, "attempt", d.Attempt,
+	level := slog.LevelWarn
+	if d.Kind == core.Idle {
+		level = slog.LevelInfo // the ordinary end of a worker that nobody needs
+	}
+	m.Logger.Log(ctx, level, "timed out", "aggregate", h.stream(), "state", d.State, "kind", d.Kind, "attempt", d.Attempt,
 		"threshold", d.Threshold.String(), "correlation_id", meta.CorrelationID)
 	return nil
 }

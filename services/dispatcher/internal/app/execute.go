@@ -114,7 +114,7 @@ const (
 // session that is not there, as while registry restarts: it is asked first. The
 // worker goes to the end of the idle ones, so that a dead one holds up nobody.
 func (d *Dispatcher) worthTheLast(ctx context.Context, p plan) bool {
-	if p.job.Spent.Infrastructure < p.job.Spec.Retry.InfrastructureAttempts {
+	if !core.LastChance(p.job) {
 		return true
 	}
 	ctx, cancel := context.WithTimeout(ctx, lastChancePing)
@@ -126,56 +126,18 @@ func (d *Dispatcher) worthTheLast(ctx context.Context, p plan) bool {
 	return false
 }
 
-// plan turns a decision into changes, by the domain's rules.
+// plan turns a decision into changes.
 func (d *Dispatcher) plan(now time.Time, decision core.Decision) (plan, error) {
-	j, ok := d.state.Job(decision.JobID())
-	p := plan{job: j}
-	if !ok {
-		return p, fault.New(fault.Internal, "job %s is not known", decision.JobID())
+	workerID := ""
+	if _, makes := decision.(core.Schedule); makes {
+		workerID = d.cfg.NewID()
 	}
-	meta := d.causes[j.ID].CausedBy(service)
-	var err error
-	switch decision := decision.(type) {
-	case core.Assign:
-		p.kind, p.handOver = "assign", true
-		p.worker, _ = d.state.Worker(decision.Worker)
-		var facts []job.Event
-		var taking []worker.Event
-		if facts, err = j.Assign(p.worker.ProviderID, p.worker.ID, p.worker.Epoch, decision.Reason); err == nil {
-			if taking, err = p.worker.Take(j.ID, j.Attempt+1); err == nil {
-				err = p.add(meta, facts, taking)
-			}
-		}
-	case core.Schedule:
-		p.kind = "schedule"
-		p.worker = worker.Worker{ID: d.cfg.NewID()}
-		made := d.request(j, decision)
-		var facts []job.Event
-		if facts, err = j.Schedule(decision.Provider, p.worker.ID, decision.Reason); err == nil {
-			err = p.add(meta, facts, made)
-		}
-	case core.Defer:
-		p.kind = "defer"
-		err = p.add(meta, j.Defer(decision.Reasons), nil)
-	case core.Abandon:
-		p.kind = "abandon"
-		result := job.Result{Failure: job.Fail(job.CategoryProvisioningFailed, "%s", decision.Reason)}
-		var facts []job.Event
-		if facts, err = j.Abandon(result, now, core.Backoff(j.Spent.Infrastructure, d.cfg.Jitter())); err == nil {
-			err = p.add(meta, facts, nil)
-		}
+	decided, err := d.state.Plan(decision, workerID, now, d.cfg.Jitter())
+	p := plan{kind: decided.Kind, job: decided.Job, worker: decided.Worker, handOver: decided.HandOver}
+	if err == nil {
+		err = p.add(d.causes[p.job.ID].CausedBy(service), decided.About, decided.Beside)
 	}
 	return p, err
-}
-
-// request is the first events of a worker that is to be made for j.
-func (d *Dispatcher) request(j job.Job, s core.Schedule) []worker.Event {
-	p, _ := d.state.Provider(s.Provider)
-	return append(worker.Request(worker.ProvisioningRequested{
-		ProviderID: p.ID, ProviderName: p.Spec.Name, JobID: j.ID,
-		CPUMillis: j.Spec.Resources.CPUMillis, MemoryBytes: j.Spec.Resources.MemoryBytes,
-		JobsPerWorker: p.Spec.JobsPerWorker, Reason: "a job waits for it",
-	}), worker.ProviderSelected{ProviderID: p.ID, JobID: j.ID, Candidates: s.Candidates})
 }
 
 // add puts the facts about the plan's job, and then those about its worker, into its append.

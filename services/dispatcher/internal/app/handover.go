@@ -7,7 +7,6 @@ import (
 	"hodei.dev/libs/domain/catalogue"
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/domain/job"
-	"hodei.dev/libs/domain/worker"
 	"hodei.dev/libs/eventing/event"
 	"hodei.dev/libs/service/command"
 
@@ -97,18 +96,12 @@ func (d *Dispatcher) send(ctx context.Context, p plan, cause event.Event) error 
 
 // endAttempt appends that the hand-over failed: the attempt's end and the worker's.
 func (d *Dispatcher) endAttempt(ctx context.Context, p plan, cause event.Event, refusal error) ([]observed, error) {
-	result := job.Result{Failure: job.Fail(job.CategoryDispatchFailed, "its worker could not be given the job: %v", refusal)}
-	end, err := p.job.End(p.worker.ID, p.job.Attempt, result, d.cfg.Now(), core.Backoff(p.job.Spent.Infrastructure, d.cfg.Jitter()))
-	if err != nil {
-		return nil, err
-	}
-	discard, err := p.worker.Discard(p.job.ID, p.job.Attempt, worker.CauseHandOver, "it could not be given job "+p.job.ID+": "+refusal.Error())
+	about, beside, err := core.Refused(p.job, p.worker, refusal.Error(), d.cfg.Now(), d.cfg.Jitter())
 	if err != nil {
 		return nil, err
 	}
 	q := plan{job: p.job, worker: p.worker}
-	facts := append([]job.Event{p.job.FailDispatch(refusal.Error())}, end...)
-	if err := q.add(cause.CausedBy(service), facts, discard); err != nil {
+	if err := q.add(cause.CausedBy(service), about, beside); err != nil {
 		return nil, err
 	}
 	return d.append(ctx, q)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/domain/provider"
@@ -12,6 +11,7 @@ import (
 	"hodei.dev/libs/eventing/event"
 	"hodei.dev/libs/eventing/store"
 	"hodei.dev/libs/service/aggregate"
+	"hodei.dev/services/provisioner/core"
 )
 
 // rounds is how often a decision that met a conflict is taken again at once.
@@ -46,9 +46,11 @@ func loadWorker(ctx context.Context, log aggregate.Loader, id string) (known, er
 		if k.State != state {
 			k.change = e
 		}
-		if err := k.fate.follow(e); err != nil {
+		fact, err := aggregate.Decode(e)
+		if err != nil {
 			return k, err
 		}
+		k.fate.Follow(fact, e.Time)
 	}
 	return k, nil
 }
@@ -152,14 +154,7 @@ func request(ctx context.Context, log Log, meta event.Meta, id string, p provide
 }
 
 // Fate is what the log says of the agent of a worker.
-type Fate struct {
-	// Registered: an agent has proven itself to be the worker's.
-	Registered bool
-	// Goodbye: its last word was that it has ended what it ran and will not come back.
-	Goodbye bool
-	// Condemned is when the worker was given up; zero while it is not.
-	Condemned time.Time
-}
+type Fate = core.Fate
 
 // FateOf reads what the log says of a worker's agent. A worker that the log does
 // not know has none.
@@ -169,26 +164,4 @@ func FateOf(ctx context.Context, log aggregate.Loader, workerID string) (Fate, e
 		return Fate{}, nil
 	}
 	return k.fate, err
-}
-
-func (f *Fate) follow(e event.Event) error {
-	fact, err := aggregate.Decode(e)
-	if err != nil {
-		return err
-	}
-	switch fact := fact.(type) {
-	case worker.Registered:
-		f.Registered = true
-	case worker.Ready, worker.Reconnected:
-		f.Goodbye = false
-	case worker.Disconnected:
-		f.Goodbye = fact.Clean
-	case worker.StatusChanged:
-		if fact.To == worker.StateTerminating {
-			f.Condemned = e.Time
-		}
-	case worker.Terminated:
-		f.Condemned = e.Time
-	}
-	return nil
 }

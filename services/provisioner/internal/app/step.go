@@ -11,11 +11,8 @@ import (
 	"hodei.dev/libs/domain/worker"
 	"hodei.dev/libs/eventing/event"
 	"hodei.dev/libs/service/aggregate"
+	"hodei.dev/services/provisioner/core"
 )
-
-// makeAttempts is how often a resource is tried to be made before the worker is
-// given up.
-const makeAttempts = 3
 
 // tokenTTL is how long an agent that is started at once may take to register.
 const tokenTTL = 5 * time.Minute
@@ -35,22 +32,29 @@ func (e *Engine) step(ctx context.Context, id string, t *task, gone string) erro
 		return err
 	}
 	keeper := e.keeper(p, k.Details)
-	if gone == "" && k.fate.Goodbye && keeper != nil && keeper.Capabilities().LeaseFence {
-		gone = "its agent has said goodbye"
-	}
-	switch {
-	case k.State.Terminal():
+	next, gone := core.Next(k.Worker, p, k.fate, trait(keeper), gone)
+	switch next {
+	case core.Clear:
 		return e.clear(ctx, id)
-	case k.State == worker.StateTerminating, gone != "":
+	case core.End:
 		return e.end(ctx, k, keeper, gone)
-	case p.State == provider.StateRemoved && k.State != worker.StateDraining:
+	case core.Drain:
 		return e.drain(ctx, k)
-	case !k.Provisioned && keeper == nil:
+	case core.GiveUp:
 		return e.giveUp(ctx, k, fault.New(fault.Precondition, "provider %q of kind %q cannot make workers here", k.ProviderName, p.Spec.Kind))
-	case !k.Provisioned:
+	case core.Provide:
 		return e.provide(ctx, k, p, keeper, t)
+	case core.Rest:
 	}
 	return nil
+}
+
+// trait is what decisions need to know of a keeper.
+func trait(keeper Provider) core.Keeper {
+	if keeper == nil {
+		return core.Keeper{}
+	}
+	return core.Keeper{Known: true, LeaseFence: keeper.Capabilities().LeaseFence}
 }
 
 // providerOf is a registration from memory, else from the log.
@@ -93,7 +97,7 @@ func (e *Engine) provide(ctx context.Context, k known, p provider.Provider, keep
 		return ctx.Err()
 	case err != nil:
 		t.failures++
-		if t.failures < makeAttempts && !lasting(err) {
+		if core.Again(t.failures, err) {
 			return fmt.Errorf("make the resource of worker %s: %w", k.ID, err)
 		}
 		return e.giveUp(ctx, k, err)
@@ -101,25 +105,9 @@ func (e *Engine) provide(ctx context.Context, k known, p provider.Provider, keep
 		return nil // a later event says that it is there
 	}
 	return e.decide(ctx, k.ID, func(k known) ([]worker.Event, event.Meta, error) {
-		meta := k.first.CausedBy(service)
-		if k.Provisioned || k.State.Terminal() || k.State == worker.StateTerminating {
-			return nil, meta, nil
-		}
-		facts := []worker.Event{worker.Provisioned{ProviderID: k.ProviderID, Resource: r.Name, Details: r.Details}}
-		if k.State == worker.StateCreating {
-			more, err := k.Connecting("its resource exists")
-			if err != nil {
-				return nil, meta, err
-			}
-			facts = append(facts, more...)
-		}
-		return facts, meta, nil
+		facts, err := core.Provided(k.Worker, r.Name, r.Details)
+		return facts, k.first.CausedBy(service), err
 	})
-}
-
-// lasting tells whether the same try would fail again.
-func lasting(err error) bool {
-	return errors.Is(err, fault.Invalid) || errors.Is(err, fault.Precondition) || errors.Is(err, fault.NotFound) || errors.Is(err, fault.Denied)
 }
 
 // token asks registry until it answers or the worker is not wanted any more.
@@ -129,7 +117,7 @@ func (e *Engine) token(ctx context.Context, k known) (Token, error) {
 		if err == nil {
 			return t, nil
 		}
-		if ctx.Err() != nil || lasting(err) {
+		if ctx.Err() != nil || core.Lasting(err) {
 			return Token{}, fmt.Errorf("get the token of worker %s: %w", k.ID, err)
 		}
 		e.Logger.WarnContext(ctx, "cannot get a worker's token, trying again", "worker", k.ID, "error", err, "in", pause)
@@ -144,13 +132,8 @@ func (e *Engine) token(ctx context.Context, k known) (Token, error) {
 func (e *Engine) giveUp(ctx context.Context, k known, cause error) error {
 	e.Logger.ErrorContext(ctx, "a worker cannot be made", "worker", k.ID, "provider", k.ProviderName, "error", cause, "alert", true)
 	return e.decide(ctx, k.ID, func(k known) ([]worker.Event, event.Meta, error) {
-		meta := k.first.CausedBy(service)
-		if k.State.Terminal() || k.State == worker.StateTerminating {
-			return nil, meta, nil
-		}
-		reason := "its resource could not be made: " + cause.Error()
-		facts, err := k.Terminate(worker.CauseProvisioning, reason)
-		return append([]worker.Event{worker.ProvisioningFailed{ProviderID: k.ProviderID, JobID: k.WaitingJobID, Reason: cause.Error()}}, facts...), meta, err
+		facts, err := core.GivenUp(k.Worker, cause)
+		return facts, k.first.CausedBy(service), err
 	})
 }
 
@@ -163,10 +146,7 @@ func (e *Engine) drain(ctx context.Context, k known) error {
 		by = "service/" + service
 	}
 	return e.decide(ctx, k.ID, func(k known) ([]worker.Event, event.Meta, error) {
-		if k.State.Terminal() || k.State == worker.StateTerminating || k.State == worker.StateDraining {
-			return nil, event.Meta{}, nil
-		}
-		facts, err := k.Drain(by)
+		facts, err := core.Drained(k.Worker, by)
 		return facts, k.own(), err
 	})
 }
@@ -189,16 +169,11 @@ func (e *Engine) end(ctx context.Context, k known, keeper Provider, gone string)
 	}
 	e.canEnd(k)
 	return e.decide(ctx, k.ID, func(k known) ([]worker.Event, event.Meta, error) {
-		if k.State.Terminal() {
-			return nil, event.Meta{}, nil
-		}
-		reason, meta := "nothing of it is left", k.own()
+		meta := k.own()
 		if k.State == worker.StateTerminating {
 			meta = k.following()
-		} else if gone != "" {
-			reason = gone
 		}
-		facts, err := k.Confirm(reason)
+		facts, err := core.Ended(k.Worker, gone)
 		return facts, meta, err
 	})
 }

@@ -10,33 +10,16 @@ import (
 	"hodei.dev/libs/domain/provider"
 	"hodei.dev/libs/domain/worker"
 	"hodei.dev/libs/eventing/event"
+	"hodei.dev/services/provisioner/core"
 )
-
-// sightingApart is how long a mismatch must last before it is repaired: two looks
-// that far apart rule out what was just about to change.
-const sightingApart = 5 * time.Second
-
-// sightings are the mismatches of log and provider, by what and worker, with the
-// time of the first look.
-type sightings map[string]time.Time
-
-// confirmed tells whether a mismatch was seen before, long enough ago.
-func (s sightings) confirmed(seen sightings, key string, now time.Time) bool {
-	first, ok := s[key]
-	if !ok {
-		first = now
-	}
-	seen[key] = first
-	return ok && now.Sub(first) >= sightingApart
-}
 
 // sweepAll compares log and providers regularly. It is a safety net: what it finds
 // is counted.
 func (e *Engine) sweepAll(ctx context.Context) error {
-	every := max(e.SweepEvery, sightingApart)
+	every := max(e.SweepEvery, core.SightingApart)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	var before sightings
+	var before core.Sightings
 	for {
 		before = e.sweep(ctx, before)
 		select {
@@ -48,12 +31,12 @@ func (e *Engine) sweepAll(ctx context.Context) error {
 }
 
 // sweep repairs what it sees for the second time and returns what it saw.
-func (e *Engine) sweep(ctx context.Context, before sightings) sightings {
+func (e *Engine) sweep(ctx context.Context, before core.Sightings) core.Sightings {
 	m := e.current()
 	if m == nil {
 		return before
 	}
-	seen := sightings{}
+	seen := core.Sightings{}
 	for kind, p := range e.Kinds {
 		if !p.Capabilities().Inventory {
 			continue
@@ -87,16 +70,16 @@ func (e *Engine) sweep(ctx context.Context, before sightings) sightings {
 }
 
 // zombie is a resource without a live worker: it is destroyed.
-func (e *Engine) zombie(ctx context.Context, r Resource, before, seen sightings) {
+func (e *Engine) zombie(ctx context.Context, r Resource, before, seen core.Sightings) {
 	if e.busy(r.WorkerID) {
 		return
 	}
 	// The model may be behind: the log has the last word.
 	k, err := loadWorker(ctx, e.Log, r.WorkerID)
-	if err == nil && !k.State.Terminal() || err != nil && !errors.Is(err, fault.NotFound) {
+	if err != nil && !errors.Is(err, fault.NotFound) || !core.Zombie(k.Worker) {
 		return
 	}
-	if !before.confirmed(seen, "zombie "+r.WorkerID, e.Now()) {
+	if !before.Confirmed(seen, "zombie "+r.WorkerID, e.Now()) {
 		return
 	}
 	e.Logger.WarnContext(ctx, "a resource has no live worker: it is destroyed", "worker", r.WorkerID, "resource", r.Name)
@@ -105,15 +88,15 @@ func (e *Engine) zombie(ctx context.Context, r Resource, before, seen sightings)
 }
 
 // ghost is a live worker whose resource does not exist: it is confirmed as gone.
-func (e *Engine) ghost(ctx context.Context, kind provider.Kind, p Provider, w worker.Worker, before, seen sightings) {
+func (e *Engine) ghost(ctx context.Context, kind provider.Kind, p Provider, w worker.Worker, before, seen core.Sightings) {
 	reg, err := e.providerOf(ctx, w.ProviderID)
-	if err != nil || reg.Spec.Kind != kind || !w.Provisioned || w.State == worker.StateTerminating || e.busy(w.ID) {
+	if err != nil || reg.Spec.Kind != kind || !core.Ghost(w) || e.busy(w.ID) {
 		return
 	}
 	if local, ok := p.(Local); ok && !local.Here(w.Details) {
 		return // on another machine: its heartbeats tell
 	}
-	if !before.confirmed(seen, "ghost "+w.ID, e.Now()) {
+	if !before.Confirmed(seen, "ghost "+w.ID, e.Now()) {
 		return
 	}
 	e.Logger.WarnContext(ctx, "a worker's resource does not exist: it is confirmed as gone", "worker", w.ID, "job", w.JobID, "alert", true)

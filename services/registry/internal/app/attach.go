@@ -62,7 +62,7 @@ func (a *App) Attach(ctx context.Context, workerID string, epoch int64) (*Attach
 		if at.Going() || at.worker.Epoch == epoch {
 			return at, nil
 		}
-		facts, derr := attached(at.worker.Worker, epoch)
+		facts, derr := core.Attach(at.worker.Worker, epoch)
 		if derr != nil {
 			return nil, derr
 		}
@@ -74,23 +74,6 @@ func (a *App) Attach(ctx context.Context, workerID string, epoch int64) (*Attach
 		return nil, fmt.Errorf("attach worker %s: %w", workerID, err)
 	}
 	return at, nil
-}
-
-func attached(w worker.Worker, epoch int64) ([]worker.Event, error) {
-	switch w.State {
-	case worker.StateCreating:
-		step, err := w.Connecting("its agent is there")
-		if err != nil {
-			return nil, err
-		}
-		w = w.Evolve(step[0], worker.At{Version: w.Version + 1})
-		ready, err := w.Attach(epoch)
-		return append(step, ready...), err
-	case worker.StateConnecting:
-		return w.Attach(epoch)
-	default:
-		return []worker.Event{worker.Reconnected{Epoch: epoch}}, nil
-	}
 }
 
 // changeWorker appends facts of the session's own worker and remembers them.
@@ -173,17 +156,15 @@ func (a *App) Reconcile(ctx context.Context, at *Attachment, held core.Held) (co
 
 // end appends the end of the session's job with its worker's release.
 func (a *App) end(ctx context.Context, at *Attachment, attempt int, r job.Result) error {
-	return a.conclude(ctx, at, func() (core.Outcome, error) {
-		return core.Finish(at.job.Job, at.worker.Worker, attempt, r, a.Now())
-	})
-}
-
-// conclude appends an outcome that concerns the session's job and worker.
-func (a *App) conclude(ctx context.Context, at *Attachment, decide func() (core.Outcome, error)) error {
-	out, err := decide()
+	out, err := core.Finish(at.job.Job, at.worker.Worker, attempt, r, a.Now())
 	if err != nil {
 		return err
 	}
+	return a.conclude(ctx, at, out)
+}
+
+// conclude appends an outcome that concerns the session's job and worker.
+func (a *App) conclude(ctx context.Context, at *Attachment, out core.Outcome) error {
 	meta := at.job.meta("worker/" + at.WorkerID)
 	jobChange, err := at.job.change(meta, out.Job)
 	if err != nil {
@@ -199,20 +180,11 @@ func (a *App) conclude(ctx context.Context, at *Attachment, decide func() (core.
 // Stopping records that the agent takes nothing new: an idle worker goes, a busy
 // one finishes first.
 func (a *App) Stopping(ctx context.Context, at *Attachment, reason string) error {
-	reason = "its agent is stopping: " + core.Clean(reason, 256)
 	var err error
 	for range rounds {
-		var facts []worker.Event
-		switch at.worker.State {
-		case worker.StateBusy:
-			facts, err = at.worker.Drain("worker/" + at.WorkerID)
-		case worker.StateReady, worker.StateConnecting:
-			facts, err = at.worker.Terminate(worker.CauseShutdown, reason)
-		default:
-			return nil
-		}
-		if err != nil {
-			return err
+		facts, derr := core.Stopping(at.worker.Worker, reason)
+		if derr != nil || len(facts) == 0 {
+			return derr
 		}
 		if err = a.changeWorker(ctx, at, at.worker.meta("worker/"+at.WorkerID), facts); !errors.Is(err, fault.Conflict) {
 			return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/domain/job"
@@ -12,17 +11,7 @@ import (
 )
 
 // Verdict is what the agent is told after what it said about an attempt.
-type Verdict struct {
-	// Start: the log has RUNNING; the command may start.
-	Start bool
-	// Ack: the result is kept; the agent may forget it.
-	Ack bool
-	// Drop: the attempt is not the agent's any more; Reason says why.
-	Drop   bool
-	Reason string
-	// Cancel: somebody wants the attempt to end.
-	Cancel bool
-}
+type Verdict = core.Verdict
 
 // Begin records that the agent has accepted the attempt: RUNNING, and only then
 // may it start. An attempt that was cancelled meanwhile ends without starting.
@@ -37,43 +26,18 @@ func (a *App) Begin(ctx context.Context, at *Attachment, jobID string, attempt i
 				return Verdict{}, err
 			}
 		}
-		j := at.job.Job
-		current := j.State.HasWorker() && j.WorkerID == at.WorkerID && j.Attempt == attempt
-		switch {
-		case !current:
-			return Verdict{Drop: true, Reason: fmt.Sprintf("the job is %s at attempt %d", j.State, j.Attempt)}, nil
-		case j.State == job.StateRunning:
-			return Verdict{Start: true, Cancel: j.Cancel != nil}, nil
-		case j.Cancel != nil:
-			r := core.Cancelled(j)
-			err = a.conclude(ctx, at, func() (core.Outcome, error) {
-				return core.Abort(j, at.worker.Worker, attempt, r, a.Now())
-			})
-			if err == nil {
-				return Verdict{Drop: true, Reason: r.Failure.Message}, nil
-			}
-		default:
-			if err = a.start(ctx, at, attempt); err == nil {
-				return Verdict{Start: true}, nil
-			}
+		v, out, derr := core.Begin(at.job.Job, at.worker.Worker, attempt, a.Now())
+		if derr != nil {
+			return Verdict{}, fmt.Errorf("begin attempt %d of job %s: %w", attempt, jobID, derr)
+		}
+		if err = a.conclude(ctx, at, out); err == nil {
+			return v, nil
 		}
 		if !errors.Is(err, fault.Conflict) {
-			return Verdict{}, fmt.Errorf("begin attempt %d of job %s: %w", attempt, jobID, err)
+			break
 		}
 	}
 	return Verdict{}, fmt.Errorf("begin attempt %d of job %s: %w", attempt, jobID, err)
-}
-
-func (a *App) start(ctx context.Context, at *Attachment, attempt int) error {
-	facts, err := at.job.Start(at.WorkerID, attempt)
-	if err != nil {
-		return err
-	}
-	change, err := at.job.change(at.job.meta("worker/"+at.WorkerID), facts)
-	if err != nil {
-		return err
-	}
-	return a.record(ctx, at, change)
 }
 
 // Finish records how an attempt ended, with its worker's release in the same
@@ -122,17 +86,8 @@ func (a *App) Finish(ctx context.Context, at *Attachment, report core.Report) (V
 
 // rejectResult keeps a result that is stale as evidence, once.
 func (a *App) rejectResult(ctx context.Context, at *Attachment, attempt int, r job.Result) (Verdict, error) {
-	if core.Repeated(at.job.Job, at.WorkerID, attempt, r) {
-		return Verdict{Ack: true}, nil
-	}
-	v := Verdict{Ack: true, Drop: true, Reason: fmt.Sprintf("the job is %s at attempt %d", at.job.State, at.job.Attempt)}
-	known := slices.ContainsFunc(at.job.rejected, func(old job.ResultRejected) bool {
-		return old.WorkerID == at.WorkerID && old.Attempt == attempt && core.SameEnd(old.Result, r)
-	})
-	if known {
-		return v, nil
-	}
-	change, err := at.job.change(at.job.meta("worker/"+at.WorkerID), at.job.Reject(at.WorkerID, attempt, r))
+	v, facts := core.Stale(at.job.Job, at.job.rejected, at.WorkerID, attempt, r)
+	change, err := at.job.change(at.job.meta("worker/"+at.WorkerID), facts)
 	if err != nil {
 		return Verdict{}, err
 	}

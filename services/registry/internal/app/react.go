@@ -77,12 +77,7 @@ func (a *App) passTerminate(ctx context.Context, e event.Event, reason string) e
 // provisioned moves a worker whose resource exists to CONNECTING, where its
 // agent has not been quicker.
 func (a *App) provisioned(ctx context.Context, e event.Event) error {
-	_, err := a.operate(ctx, e.CausedBy(name), e.Stream.ID, func(w worker.Worker) ([]worker.Event, error) {
-		if w.State != worker.StateCreating {
-			return nil, nil
-		}
-		return w.Connecting("its resource exists")
-	})
+	_, err := a.operate(ctx, e.CausedBy(name), e.Stream.ID, core.Made)
 	return err
 }
 
@@ -149,15 +144,8 @@ func (a *App) silent(ctx context.Context, e event.Event, f deadline.TimedOut) er
 	if s := seen[w.ID]; s.After(last) {
 		last = s
 	}
-	if a.Now().Sub(last) < deadline.Silence {
-		return nil
-	}
-	meta := e.CausedBy(name)
-	_, err = a.operate(ctx, meta, w.ID, func(now worker.Worker) ([]worker.Event, error) {
-		if !now.State.Connected() || now.Epoch != w.Epoch {
-			return nil, nil
-		}
-		return now.Lose(last, fmt.Sprintf("no heartbeat since %s", last.UTC().Format("15:04:05 MST")))
+	_, err = a.operate(ctx, e.CausedBy(name), w.ID, func(now worker.Worker) ([]worker.Event, error) {
+		return core.GiveUp(now, w.Epoch, last, a.Now())
 	})
 	return err
 }

@@ -108,15 +108,11 @@ func (a *App) registered(ctx context.Context, w knownWorker, r Registration, fir
 		if w.registered && !first {
 			return nil
 		}
-		facts := []worker.Event{worker.Registered{
+		facts, derr := core.Registered(w.Worker, worker.Registered{
 			AgentVersion: core.Clean(r.AgentVersion, 128), Hostname: core.Clean(r.Hostname, 256), PID: r.PID,
-		}}
-		if w.State == worker.StateCreating {
-			step, err := w.Connecting("its agent has registered")
-			if err != nil {
-				return err
-			}
-			facts = append(step, facts...)
+		})
+		if derr != nil {
+			return derr
 		}
 		change, cerr := w.change(w.meta("worker/"+w.ID), facts)
 		if cerr != nil {

@@ -168,7 +168,7 @@ func (w *world) decide(id string, meta event.Meta, decision func(j job.Job) ([]j
 func failed(j job.Job) ([]job.Event, error) {
 	code := 3
 	r := job.Result{ExitCode: &code, Failure: job.Fail(job.CategoryExitCode, "the command exited with 3")}
-	return j.End(j.WorkerID, j.Attempt, r, time.Now(), time.Second)
+	return j.End(j.WorkerID, j.Attempt, r, time.Now(), 0)
 }
 
 // settle waits until the audit log has all that the log has now.

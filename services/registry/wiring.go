@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	random "math/rand/v2"
 	"strings"
 	"time"
 
@@ -75,7 +76,7 @@ func wire(c *chassis.Chassis, cfg Config) (*wiring, error) {
 	pool := c.Store.Pool()
 	credentials, chunks, list := postgres.NewCredentials(pool), postgres.NewChunks(pool, time.Now), postgres.NewWorkers(pool)
 	reach, live := nats.NewSessions(c.NC), nats.NewLive(c.NC, c.Log)
-	a := &app.App{Log: c.Store, Credentials: credentials, Sessions: reach, Now: time.Now, Logger: c.Log}
+	a := &app.App{Log: c.Store, Credentials: credentials, Sessions: reach, Now: time.Now, Jitter: random.Float64, Logger: c.Log}
 	w := &wiring{c: c, list: list, chunks: chunks}
 	var err error
 	if w.metrics, err = newMetrics(c.Tel); err != nil {

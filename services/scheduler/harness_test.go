@@ -185,7 +185,7 @@ func (w *world) end(id, worker string, exit int) {
 	if exit != 0 {
 		r.Failure = job.Fail(job.CategoryExitCode, "the command exited with %d", exit)
 	}
-	w.decide(id, func(j job.Job) ([]job.Event, error) { return j.End(worker, j.Attempt, r, time.Now(), time.Second) })
+	w.decide(id, func(j job.Job) ([]job.Event, error) { return j.End(worker, j.Attempt, r, time.Now(), 0) })
 }
 
 // settle waits until the read model has all that the log has now.

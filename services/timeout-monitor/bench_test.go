@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"runtime"
 	"testing"
 	"time"
@@ -37,7 +38,7 @@ func BenchmarkArm(b *testing.B) {
 			b.Fatal(err)
 		}
 		m := app.New(app.Config{
-			Rules: rules, Log: s, Deadlines: rows, Logger: slog.New(slog.DiscardHandler), Now: time.Now,
+			Rules: rules, Log: s, Deadlines: rows, Logger: slog.New(slog.DiscardHandler), Now: time.Now, Jitter: rand.Float64,
 			Concurrency: 32, Nearby: n, Window: time.Hour,
 		})
 		ctx, cancel := context.WithCancel(b.Context())

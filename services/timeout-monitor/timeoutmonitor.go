@@ -6,6 +6,7 @@ package timeoutmonitor
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -97,6 +98,7 @@ func (a *active) run(ctx context.Context) error {
 		Rules: rules, Log: c.Store, Deadlines: a.deadlines, Heartbeats: heartbeats, Meter: a.meter, Logger: c.Log,
 		// Events are dated by Postgres: so are the deadlines that count from them.
 		Now:         func() time.Time { return time.Now().Add(ahead) },
+		Jitter:      rand.Float64,
 		Concurrency: a.cfg.Concurrency, Nearby: a.cfg.Nearby, Window: window,
 	})
 	p, err := projection.New(projection.Config{

@@ -6,6 +6,8 @@ package property
 import (
 	"encoding/json"
 	"fmt"
+	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"hodei.dev/libs/domain/catalogue"
 	"hodei.dev/libs/domain/job"
 	"hodei.dev/libs/domain/transition"
+	"hodei.dev/libs/domain/unit"
 	"hodei.dev/libs/domain/worker"
 )
 
@@ -71,18 +74,17 @@ func result(t *rapid.T) job.Result {
 
 func TestJob(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		spec := job.Spec{Command: []string{"true"}, Retry: job.Retry{
-			MaxAttempts: rapid.IntRange(1, 3).Draw(t, "max"), InfrastructureAttempts: rapid.IntRange(0, 3).Draw(t, "infra"),
-		}}
+		spec := job.Spec{Command: []string{"true"}, Retry: policy(t)}
 		events, err := job.Create(spec, "", "")
 		if err != nil {
 			t.Fatal(err)
 		}
+		spec = spec.WithDefaults()
 		direct, folded := apply(t, job.Job{ID: "j"}, job.Job{ID: "j"}, events)
 		for range rapid.IntRange(1, 40).Draw(t, "commands") {
 			attempt := direct.Attempt - rapid.SampledFrom([]int{0, 0, 0, 1}).Draw(t, "stale")
 			w := rapid.SampledFrom([]string{direct.WorkerID, direct.WorkerID, "w1", "w2"}).Draw(t, "worker")
-			backoff := time.Duration(rapid.IntRange(0, 9).Draw(t, "backoff")) * time.Second
+			chance := rapid.Float64Range(0, 1).Draw(t, "chance")
 			var events []job.Event
 			var err error
 			switch command := rapid.SampledFrom([]string{"schedule", "assign", "assign", "start", "start", "end", "end", "abandon", "cancel", "defer", "reject"}).Draw(t, "command"); command {
@@ -93,9 +95,9 @@ func TestJob(t *testing.T) {
 			case "start":
 				events, err = direct.Start(w, attempt)
 			case "end":
-				events, err = direct.End(w, attempt, result(t), epoch, backoff)
+				events, err = direct.End(w, attempt, result(t), epoch, chance)
 			case "abandon":
-				events, err = direct.Abandon(result(t), epoch, backoff)
+				events, err = direct.Abandon(result(t), epoch, chance)
 			case "cancel":
 				if rapid.IntRange(0, 4).Draw(t, "really") == 0 {
 					events, err = direct.RequestCancel("user/ann", "")
@@ -116,6 +118,11 @@ func TestJob(t *testing.T) {
 			if before.Cancel != nil && before.State != job.StatePending && direct.State == job.StatePending {
 				t.Fatal("a job with a pending cancel was queued again")
 			}
+			for _, e := range events {
+				if requeued, ok := e.(job.Requeued); ok {
+					allowed(t, spec.Retry, before, requeued)
+				}
+			}
 		}
 		if n := len(direct.Attempts); n != direct.Attempt {
 			t.Fatalf("%d attempts on record, number %d was the last", n, direct.Attempt)
@@ -124,6 +131,46 @@ func TestJob(t *testing.T) {
 			t.Fatalf("spent %+v of %+v", direct.Spent, spec.Retry)
 		}
 	})
+}
+
+// policy is any retry policy that is accepted.
+func policy(t *rapid.T) job.Retry {
+	r := job.Retry{MaxAttempts: rapid.IntRange(1, 3).Draw(t, "max"), InfrastructureAttempts: rapid.IntRange(0, 3).Draw(t, "infra")}
+	for _, k := range job.Causes {
+		budget := k.Infrastructure && r.InfrastructureAttempts > 0 || !k.Infrastructure && r.MaxAttempts > 1
+		if k.Retried != job.Never && budget && rapid.Bool().Draw(t, "on "+string(k.Category)) {
+			r.On = append(r.On, k.Category)
+		}
+	}
+	if rapid.Bool().Draw(t, "backoff") {
+		initial := rapid.Int64Range(1, int64(job.MaxBackoff)).Draw(t, "initial")
+		r.Backoff = job.Backoff{
+			Initial: unit.Duration(initial), Factor: rapid.Float64Range(1, job.MaxBackoffFactor).Draw(t, "factor"),
+			Max:    unit.Duration(rapid.Int64Range(initial, int64(job.MaxBackoff)).Draw(t, "most")),
+			Jitter: rapid.Float64Range(0, 1).Draw(t, "jitter"),
+		}
+	}
+	return r
+}
+
+// allowed fails unless the policy allows that before was queued again: its category is
+// retried, its budget was not spent, and it is held back within the bounds.
+func allowed(t *rapid.T, r job.Retry, before job.Job, e job.Requeued) {
+	k := job.CauseOf(e.Cause)
+	if !slices.Contains(r.On, e.Cause) || k.Retried == job.Never {
+		t.Fatalf("queued again after %s, which is not in %v", e.Cause, r.On)
+	}
+	if spent, most := before.Spent.Own+1, r.MaxAttempts; !k.Infrastructure && spent >= most {
+		t.Fatalf("queued again after own attempt %d of %d", spent, most)
+	}
+	if spent, most := before.Spent.Infrastructure, r.InfrastructureAttempts; k.Infrastructure && spent >= most {
+		t.Fatalf("queued again after %d of %d infrastructure attempts were spent", spent, most)
+	}
+	wait, b := e.NotBefore.Sub(epoch), r.Backoff
+	full := min(float64(b.Initial)*math.Pow(b.Factor, float64(before.Spent.Own+before.Spent.Infrastructure)), float64(b.Max))
+	if float64(wait) > full || float64(wait) < full*(1-b.Jitter)-1 {
+		t.Fatalf("held back for %s after %+v by %+v", wait, before.Spent, b)
+	}
 }
 
 // apply folds events twice, as decided and as the log gives them back, and

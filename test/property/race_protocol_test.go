@@ -112,7 +112,7 @@ func TestNoAttemptRunsBesideAnother(t *testing.T) {
 					continue
 				}
 				if what == "deadline of ASSIGNED" {
-					if r, err := rules.RecoverJob(monitor.Deadline{Kind: monitor.Assigned, State: string(j.State)}, j, w, epoch); err == nil {
+					if r, err := rules.RecoverJob(monitor.Deadline{Kind: monitor.Assigned, State: string(j.State)}, j, w, epoch, 0); err == nil {
 						p.recovery(r, i)
 					}
 					continue
@@ -127,7 +127,7 @@ func TestNoAttemptRunsBesideAnother(t *testing.T) {
 					continue
 				}
 				if j.Cancel != nil {
-					if out, err := registry.Abort(j, w, j.Attempt, registry.Cancelled(j), epoch); err == nil {
+					if out, err := registry.Abort(j, w, j.Attempt, registry.Cancelled(j), epoch, 0); err == nil {
 						p.facts(out.Job, i, out.Worker)
 					}
 				} else if facts, err := j.Start(w.ID, j.Attempt); err == nil {
@@ -139,7 +139,7 @@ func TestNoAttemptRunsBesideAnother(t *testing.T) {
 			case "result":
 				if attempt, runs := p.runs[i]; runs {
 					delete(p.runs, i) // it reports when nothing of the attempt is left
-					if out, err := registry.Finish(j, w, attempt, result(t), epoch); err == nil {
+					if out, err := registry.Finish(j, w, attempt, result(t), epoch, 0); err == nil {
 						p.facts(out.Job, i, out.Worker)
 					}
 				}
@@ -155,7 +155,7 @@ func TestNoAttemptRunsBesideAnother(t *testing.T) {
 				if !holds || kind == monitor.Running && j.State != job.StateRunning || kind == monitor.Cancel && j.Cancel == nil {
 					continue
 				}
-				r, err := rules.RecoverJob(monitor.Deadline{Kind: kind, State: string(j.State), Threshold: time.Second}, j, w, epoch)
+				r, err := rules.RecoverJob(monitor.Deadline{Kind: kind, State: string(j.State), Threshold: time.Second}, j, w, epoch, 0)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -194,7 +194,7 @@ func TestNoAttemptRunsBesideAnother(t *testing.T) {
 				if e.JobID == "" {
 					continue
 				}
-				facts, err := registry.Fenced(p.job, p.workers[n], e.Attempt, epoch)
+				facts, err := registry.Fenced(p.job, p.workers[n], e.Attempt, epoch, 0)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -203,7 +203,7 @@ func TestNoAttemptRunsBesideAnother(t *testing.T) {
 				// The agent, alive, does not have the attempt that runs: nothing of it does.
 				if holds && j.State == job.StateRunning && w.State.Connected() {
 					delete(p.runs, i)
-					if out, err := registry.Finish(j, w, j.Attempt, registry.Vanished(j), epoch); err == nil {
+					if out, err := registry.Finish(j, w, j.Attempt, registry.Vanished(j), epoch, 0); err == nil {
 						p.facts(out.Job, i, out.Worker)
 					}
 				}

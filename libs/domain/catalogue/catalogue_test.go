@@ -29,13 +29,14 @@ func TestDocs(t *testing.T) {
 		"transition; all others are notices and change no state. Audit consumes every event.\n\n"+catalogue.Markdown())
 	var b strings.Builder
 	b.WriteString("# Failure categories and codes\n\nMade from `libs/domain/job`; `go test ./catalogue -update` writes it anew. An infrastructure failure spends the job's\n" +
-		"`infrastructure_attempts`, any other its `max_attempts`.\n\n| category | code | infrastructure | what to do |\n|---|---|---|---|\n")
+		"`infrastructure_attempts`, any other its `max_attempts`. \"Retried by default\" is while that budget lasts and the policy's `on` names no other\n" +
+		"category of the same kind; \"if named\" is where `on` names it.\n\n| category | code | infrastructure | retried | what to do |\n|---|---|---|---|---|\n")
 	for _, c := range job.Causes {
 		infra := ""
 		if c.Infrastructure {
 			infra = "yes"
 		}
-		b.WriteString("| " + string(c.Category) + " | " + c.Code + " | " + infra + " | " + c.Advice + " |\n")
+		b.WriteString("| " + string(c.Category) + " | " + c.Code + " | " + infra + " | " + string(c.Retried) + " | " + c.Advice + " |\n")
 	}
 	golden(t, "../../../docs/errors.md", b.String())
 }
@@ -76,6 +77,33 @@ func TestEveryVersionDecodes(t *testing.T) {
 				t.Errorf("decoded %+v, want %+v", got, sample.Interface())
 			}
 		})
+	}
+}
+
+// TestEarlierFormsDecode: a version may get fields, never lose one. What it was
+// before is kept, and decodes to the golden file's fact without the later fields.
+func TestEarlierFormsDecode(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join("testdata", "events", "earlier", "*.json"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d files: %v", len(files), err)
+	}
+	for _, path := range files {
+		typ, _, _ := strings.Cut(filepath.Base(path), ".")
+		stored, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fact, err := catalogue.Decode(typ, 1, stored)
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		again, err := json.MarshalIndent(fact, "", "  ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(again)+"\n" != string(stored) {
+			t.Errorf("%s came back as\n%s", path, again)
+		}
 	}
 }
 
@@ -149,6 +177,8 @@ func fill(v reflect.Value, name string) {
 		if v.Type().Name() == "Duration" {
 			v.SetInt(int64(90 * time.Second))
 		}
+	case reflect.Float64:
+		v.SetFloat(float64(len(name)) / 4)
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
 		fill(v.Elem(), name)

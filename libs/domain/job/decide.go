@@ -24,7 +24,9 @@ func (j Job) Retry() (Spec, error) {
 		return Spec{}, fault.New(fault.Precondition, "job %s is %s: only a job that has ended can be retried", j.ID, j.State).
 			WithCode("JOB_NOT_TERMINAL", "wait for its end (`hodei job wait "+j.ID+"`) or cancel it first")
 	}
-	return j.Spec, nil
+	spec := j.Spec
+	spec.Retry = spec.Retry.explicit()
+	return spec, nil
 }
 
 // Schedule decides that a provider makes a worker for the job.
@@ -59,25 +61,26 @@ func (j Job) Start(workerID string, attempt int) ([]Event, error) {
 
 // End decides how the current attempt ends (R1.2a): requeue while the policy has
 // attempts left and nobody wants the job cancelled, else the terminal state.
-// backoff holds a requeued job back. It serves every observer of an end: the
-// agent's report, a lost worker, a failed hand-over, a deadline.
-func (j Job) End(workerID string, attempt int, r Result, now time.Time, backoff time.Duration) ([]Event, error) {
+// A requeued job is held back as its policy says; chance, from 0 up to 1, is the
+// jitter's. It serves every observer of an end: the agent's report, a lost worker, a
+// failed hand-over, a deadline.
+func (j Job) End(workerID string, attempt int, r Result, now time.Time, chance float64) ([]Event, error) {
 	if err := j.current(workerID, attempt); err != nil {
 		return nil, err
 	}
-	return j.end(r, now, backoff)
+	return j.end(r, now, chance)
 }
 
 // Abandon decides the end of a job that no worker has: placement failed, or it
-// waited too long. j is PENDING or SCHEDULED.
-func (j Job) Abandon(r Result, now time.Time, backoff time.Duration) ([]Event, error) {
+// waited too long. j is PENDING or SCHEDULED; chance is as for [Job.End].
+func (j Job) Abandon(r Result, now time.Time, chance float64) ([]Event, error) {
 	if j.State.HasWorker() {
 		return nil, fault.New(fault.Precondition, "job %s is %s on worker %s: end its attempt instead", j.ID, j.State, j.WorkerID)
 	}
-	return j.end(r, now, backoff)
+	return j.end(r, now, chance)
 }
 
-func (j Job) end(r Result, now time.Time, backoff time.Duration) ([]Event, error) {
+func (j Job) end(r Result, now time.Time, chance float64) ([]Event, error) {
 	to, reason := j.Ending(r)
 	if err := Transitions.Check(j.ID, j.State, to); err != nil {
 		return nil, err
@@ -88,7 +91,8 @@ func (j Job) end(r Result, now time.Time, backoff time.Duration) ([]Event, error
 	}
 	if to == StatePending {
 		return append(out, Requeued{
-			From: j.State, Attempt: j.Attempt, WorkerID: j.WorkerID, Cause: r.Failure.Category, Reason: reason, Result: r, NotBefore: now.Add(backoff),
+			From: j.State, Attempt: j.Attempt, WorkerID: j.WorkerID, Cause: r.Failure.Category, Reason: reason, Result: r,
+			NotBefore: now.Add(j.Spec.Retry.Delay(j.Spent.Own+j.Spent.Infrastructure+1, chance)),
 		}), nil
 	}
 	return append(out, StatusChanged{From: j.State, To: to, Attempt: j.Attempt, WorkerID: j.WorkerID, Reason: reason, Result: &r}), nil
@@ -101,25 +105,37 @@ func (j Job) Ending(r Result) (State, string) {
 	if r.Failure == nil {
 		return to, "the command exited with 0"
 	}
-	why := r.Failure.Message
+	why, cause := r.Failure.Message, CauseOf(r.Failure.Category)
 	switch {
-	case to == StateCancelled, r.Failure.Category == CategoryQueueTimeout, r.Failure.Category == CategoryValidation:
+	case to == StateCancelled, cause.Retried == Never:
 		return to, why
-	case j.Cancel != nil && CauseOf(r.Failure.Category).Infrastructure:
+	case j.Cancel != nil && cause.Infrastructure:
 		return StateCancelled, "cancelled; " + why
 	case j.Cancel != nil:
 		return to, why
-	case CauseOf(r.Failure.Category).Infrastructure:
-		if left := j.Spec.Retry.InfrastructureAttempts - j.Spent.Infrastructure; left > 0 {
-			return j.requeueTo(to), fmt.Sprintf("%s; queued again (%d of %d infrastructure attempts left)", why, left-1, j.Spec.Retry.InfrastructureAttempts)
-		}
-		return to, why + "; no infrastructure attempts left"
-	default:
-		if j.Spent.Own+1 < j.Spec.Retry.MaxAttempts {
-			return j.requeueTo(to), fmt.Sprintf("%s; queued again (attempt %d of %d ended)", why, j.Spent.Own+1, j.Spec.Retry.MaxAttempts)
-		}
-		return to, why
 	}
+	left, budget := j.left(cause.Infrastructure)
+	switch {
+	case left <= 0 && cause.Infrastructure:
+		return to, why + "; no infrastructure attempts left"
+	case left <= 0:
+		return to, why
+	case !j.Spec.Retry.Retries(r.Failure.Category):
+		return to, fmt.Sprintf("%s; %s is not retried (`hodei job get` shows the policy)", why, r.Failure.Category)
+	default:
+		return j.requeueTo(to), why + "; queued again (" + budget + ")"
+	}
+}
+
+// left is how many more attempts of a kind may be made up for, this one included,
+// and what becomes of that budget, in words.
+func (j Job) left(infrastructure bool) (n int, words string) {
+	if infrastructure {
+		n = j.Spec.Retry.InfrastructureAttempts - j.Spent.Infrastructure
+		return n, fmt.Sprintf("%d of %d infrastructure attempts left", n-1, j.Spec.Retry.InfrastructureAttempts)
+	}
+	n = j.Spec.Retry.MaxAttempts - 1 - j.Spent.Own
+	return n, fmt.Sprintf("attempt %d of %d ended", j.Spent.Own+1, j.Spec.Retry.MaxAttempts)
 }
 
 // requeueTo is PENDING where the table allows it; a job that is PENDING already

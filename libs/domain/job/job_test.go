@@ -87,7 +87,7 @@ func TestEnding(t *testing.T) {
 			j := queued(t, c.retry)
 			for i, r := range c.results {
 				j = running(t, j)
-				j = given(t, j, must(t)(j.End("w", i+1, r, now, time.Second)))
+				j = given(t, j, must(t)(j.End("w", i+1, r, now, 0)))
 				if j.State != c.want[i] {
 					t.Fatalf("after result %d: %s, want %s (%s)", i+1, j.State, c.want[i], j.Reason)
 				}
@@ -162,8 +162,8 @@ func TestAbandon(t *testing.T) {
 	}
 	j = given(t, j, must(t)(j.Schedule("p", "w", "room")))
 	noWorker := job.Result{Failure: job.Fail(job.CategoryProvisioningFailed, "no worker")}
-	j = given(t, j, must(t)(j.Abandon(noWorker, now, time.Minute)))
-	if j.State != job.StatePending || !j.NotBefore.Equal(now.Add(time.Minute)) || j.WorkerID != "" {
+	j = given(t, j, must(t)(j.Abandon(noWorker, now, 0)))
+	if j.State != job.StatePending || !j.NotBefore.Equal(now.Add(job.DefaultInitialBackoff)) || j.WorkerID != "" {
 		t.Fatalf("%s %+v", j.State, j)
 	}
 	j = given(t, j, must(t)(j.Schedule("p", "w2", "room")))

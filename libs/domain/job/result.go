@@ -34,25 +34,43 @@ type Cause struct {
 	Code string
 	// Infrastructure: the platform lost the attempt, not the job's own command.
 	Infrastructure bool
+	// Retried says whether a retry policy has the category.
+	Retried Retried
 	// Advice is what the user can do next.
 	Advice string
 }
 
+// Retried says when a retry policy has a category.
+type Retried string
+
+// The answers.
+const (
+	// ByDefault: unless the policy names others of its kind.
+	ByDefault Retried = "by default"
+	// IfNamed: another attempt would most likely fail the same way.
+	IfNamed Retried = "if named"
+	// Never: another attempt cannot help, or nobody wants it.
+	Never Retried = "never"
+)
+
+// codeUnknown is the code of what is no category.
+const codeUnknown = "UNKNOWN"
+
 // Causes lists every category (R1.6); docs/errors.md is made from it.
 var Causes = []Cause{
-	{CategoryExitCode, "JOB_EXIT_CODE", false, "read the job's output: `hodei job logs ID`"},
-	{CategorySignal, "JOB_SIGNAL", false, "the command was killed from inside or crashed; read its output: `hodei job logs ID`"},
-	{CategoryCommandNotFound, "JOB_COMMAND_NOT_FOUND", false, "check the spelling and the worker's PATH, or give the full path of the program"},
-	{CategoryPermissionDenied, "JOB_PERMISSION_DENIED", false, "make the program executable for the user that jobs run as"},
-	{CategoryOutOfMemory, "JOB_OUT_OF_MEMORY", false, "ask for more memory: `--memory`"},
-	{CategoryTimeout, "JOB_TIMEOUT", false, "give it longer: `--timeout`, or find out what it waits for: `hodei job logs ID`"},
-	{CategoryQueueTimeout, "JOB_QUEUE_TIMEOUT", false, "see why it waited: `hodei job history ID`; add workers or give it longer: `--queue-timeout`"},
-	{CategoryCancelled, "JOB_CANCELLED", false, "nothing to do; `hodei job retry ID` runs it again"},
-	{CategoryWorkerLost, "WORKER_LOST", true, "see what became of the worker: `hodei worker get ID`; `hodei job retry ID` runs it again"},
-	{CategoryDispatchFailed, "DISPATCH_FAILED", true, "see `hodei status` and the registry's log; `hodei job retry ID` runs it again"},
-	{CategoryProvisioningFailed, "PROVISIONING_FAILED", true, "see `hodei provider get NAME` and the provisioner's log"},
-	{CategoryInfrastructure, "INFRASTRUCTURE", true, "see the worker's log; `hodei job retry ID` runs it again"},
-	{CategoryValidation, "JOB_VALIDATION", false, "correct what the message names and queue the job again"},
+	{CategoryExitCode, "JOB_EXIT_CODE", false, ByDefault, "read the job's output: `hodei job logs ID`"},
+	{CategorySignal, "JOB_SIGNAL", false, ByDefault, "the command was killed from inside or crashed; read its output: `hodei job logs ID`"},
+	{CategoryCommandNotFound, "JOB_COMMAND_NOT_FOUND", false, IfNamed, "check the spelling and the worker's PATH, or give the full path of the program"},
+	{CategoryPermissionDenied, "JOB_PERMISSION_DENIED", false, IfNamed, "make the program executable for the user that jobs run as"},
+	{CategoryOutOfMemory, "JOB_OUT_OF_MEMORY", false, ByDefault, "ask for more memory: `--memory`"},
+	{CategoryTimeout, "JOB_TIMEOUT", false, ByDefault, "give it longer: `--timeout`, or find out what it waits for: `hodei job logs ID`"},
+	{CategoryQueueTimeout, "JOB_QUEUE_TIMEOUT", false, Never, "see why it waited: `hodei job history ID`; add workers or give it longer: `--queue-timeout`"},
+	{CategoryCancelled, "JOB_CANCELLED", false, Never, "nothing to do; `hodei job retry ID` runs it again"},
+	{CategoryWorkerLost, "WORKER_LOST", true, ByDefault, "see what became of the worker: `hodei worker get ID`; `hodei job retry ID` runs it again"},
+	{CategoryDispatchFailed, "DISPATCH_FAILED", true, ByDefault, "see `hodei status` and the registry's log; `hodei job retry ID` runs it again"},
+	{CategoryProvisioningFailed, "PROVISIONING_FAILED", true, ByDefault, "see `hodei provider get NAME` and the provisioner's log"},
+	{CategoryInfrastructure, "INFRASTRUCTURE", true, ByDefault, "see the worker's log; `hodei job retry ID` runs it again"},
+	{CategoryValidation, "JOB_VALIDATION", false, Never, "correct what the message names and queue the job again"},
 }
 
 // CauseOf returns what is known about c; an unknown category is infrastructure.
@@ -62,7 +80,7 @@ func CauseOf(c Category) Cause {
 			return k
 		}
 	}
-	return Cause{Category: c, Code: "UNKNOWN", Infrastructure: true, Advice: "see the services' logs"}
+	return Cause{Category: c, Code: codeUnknown, Infrastructure: true, Retried: ByDefault, Advice: "see the services' logs"}
 }
 
 // Failure says why an attempt or a job failed and what to do about it.

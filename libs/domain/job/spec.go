@@ -24,8 +24,6 @@ const (
 	DefaultTimeout = time.Hour
 	// DefaultQueueTimeout is how long a job may wait in all before it first starts.
 	DefaultQueueTimeout = 24 * time.Hour
-	// DefaultInfrastructureAttempts is how many attempts may be lost to infrastructure and made up for.
-	DefaultInfrastructureAttempts = 3
 	// MaxTimeout bounds every duration of a spec.
 	MaxTimeout = 30 * 24 * time.Hour
 	// DefaultNamespace is used when a spec names none.
@@ -48,15 +46,6 @@ type Resources struct {
 	// CPUMillis are thousandths of a core.
 	CPUMillis   int64 `json:"cpu_millis,omitempty"`
 	MemoryBytes int64 `json:"memory_bytes,omitempty"`
-}
-
-// Retry says how often a job may be attempted (R1.2a).
-type Retry struct {
-	// MaxAttempts counts attempts that the job's own command ended; default 1.
-	MaxAttempts int `json:"max_attempts"`
-	// InfrastructureAttempts may be lost to the platform and are made up for; default 3.
-	// 0 is for commands that must never start twice.
-	InfrastructureAttempts int `json:"infrastructure_attempts"`
 }
 
 // Placement says where a job may run.
@@ -109,9 +98,7 @@ func (s Spec) WithDefaults() Spec {
 	if s.QueueTimeout == 0 {
 		s.QueueTimeout = unit.Duration(DefaultQueueTimeout)
 	}
-	if s.Retry.MaxAttempts == 0 {
-		s.Retry.MaxAttempts = 1
-	}
+	s.Retry = s.Retry.withDefaults()
 	if len(s.Placement.RequiredLabels) == 0 {
 		s.Placement.RequiredLabels = nil // so that no placement has one form
 	}
@@ -258,12 +245,7 @@ func (s Spec) validateLimits(f *fault.Fields) {
 	}
 	checkDuration(f, "timeout", s.Timeout)
 	checkDuration(f, "queue_timeout", s.QueueTimeout)
-	if s.Retry.MaxAttempts < 1 || s.Retry.MaxAttempts > 100 {
-		f.Add("retry.max_attempts", "%d: from 1 to 100", s.Retry.MaxAttempts)
-	}
-	if s.Retry.InfrastructureAttempts < 0 || s.Retry.InfrastructureAttempts > 100 {
-		f.Add("retry.infrastructure_attempts", "%d: from 0 to 100", s.Retry.InfrastructureAttempts)
-	}
+	s.Retry.validate(f)
 	if s.Resources.CPUMillis < 0 {
 		f.Add("resources.cpu_millis", "%d: not negative", s.Resources.CPUMillis)
 	}

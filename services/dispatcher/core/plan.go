@@ -24,9 +24,9 @@ type Plan struct {
 }
 
 // Plan turns a decision into facts, by the domain's rules. workerID is that of the
-// worker that a Schedule has made, jitter spreads the backoff of a requeue. An error
-// says that the domain refuses what was decided: the state is out of date.
-func (s *State) Plan(d Decision, workerID string, now time.Time, jitter float64) (p Plan, err error) {
+// worker that a Schedule has made, chance is as for [job.Job.End]. An error says
+// that the domain refuses what was decided: the state is out of date.
+func (s *State) Plan(d Decision, workerID string, now time.Time, chance float64) (p Plan, err error) {
 	var ok bool
 	if p.Job, ok = s.Job(d.JobID()); !ok {
 		return p, fault.New(fault.Internal, "job %s is not known", d.JobID())
@@ -48,7 +48,7 @@ func (s *State) Plan(d Decision, workerID string, now time.Time, jitter float64)
 	case Abandon:
 		p.Kind = "abandon"
 		result := job.Result{Failure: job.Fail(job.CategoryProvisioningFailed, "%s", d.Reason)}
-		p.About, err = j.Abandon(result, now, Backoff(j.Spent.Infrastructure, jitter))
+		p.About, err = j.Abandon(result, now, chance)
 	}
 	return p, err
 }
@@ -71,9 +71,9 @@ func LastChance(j job.Job) bool {
 
 // Refused decides that a hand-over has failed: the attempt's end and the worker's,
 // in one append. A late acceptance cannot become RUNNING then.
-func Refused(j job.Job, w worker.Worker, refusal string, now time.Time, jitter float64) (about []job.Event, beside []worker.Event, err error) {
+func Refused(j job.Job, w worker.Worker, refusal string, now time.Time, chance float64) (about []job.Event, beside []worker.Event, err error) {
 	result := job.Result{Failure: job.Fail(job.CategoryDispatchFailed, "its worker could not be given the job: %s", refusal)}
-	end, err := j.End(w.ID, j.Attempt, result, now, Backoff(j.Spent.Infrastructure, jitter))
+	end, err := j.End(w.ID, j.Attempt, result, now, chance)
 	if err != nil {
 		return nil, nil, err
 	}

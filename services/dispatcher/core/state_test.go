@@ -304,26 +304,6 @@ func TestOutOfStep(t *testing.T) {
 	}
 }
 
-func TestBackoff(t *testing.T) {
-	for _, test := range []struct {
-		n      int
-		jitter float64
-		want   time.Duration
-	}{
-		{0, 0, 125 * time.Millisecond},
-		{0, 1, 250 * time.Millisecond},
-		{1, 1, 500 * time.Millisecond},
-		{3, 0.5, 1500 * time.Millisecond},
-		{7, 1, 30 * time.Second},
-		{100, 1, 30 * time.Second},
-		{-1, 1, 250 * time.Millisecond},
-	} {
-		if got := core.Backoff(test.n, test.jitter); got != test.want {
-			t.Errorf("Backoff(%d, %v) = %s, want %s", test.n, test.jitter, got, test.want)
-		}
-	}
-}
-
 func TestBrake(t *testing.T) {
 	var b core.Brake
 	now := t0

@@ -162,7 +162,7 @@ func (w *world) execute(d core.Decision) {
 		w.job(j.ID, j.Defer(d.Reasons)...)
 	case core.Abandon:
 		r := job.Result{Failure: job.Fail(job.CategoryProvisioningFailed, "%s", d.Reason)}
-		w.job(j.ID, must[job.Event](w.tb)(j.Abandon(r, w.now, core.Backoff(j.Spent.Infrastructure, 0.5)))...)
+		w.job(j.ID, must[job.Event](w.tb)(j.Abandon(r, w.now, 0))...)
 	}
 	w.s.Settle(d.JobID(), time.Time{})
 }

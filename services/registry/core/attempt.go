@@ -8,24 +8,6 @@ import (
 	"hodei.dev/libs/domain/worker"
 )
 
-// The wait before a requeued job may be placed again: it doubles with each
-// attempt that was spent, so that a job that fails at once does not spin.
-const (
-	firstBackoff   = time.Second
-	longestBackoff = time.Minute
-)
-
-// Backoff is how long a requeued job is held back.
-func Backoff(j job.Job) time.Duration {
-	d := firstBackoff
-	for range j.Spent.Own + j.Spent.Infrastructure {
-		if d *= 2; d >= longestBackoff {
-			return longestBackoff
-		}
-	}
-	return d
-}
-
 // Outcome is what an append makes true of a job and of its worker together.
 // Either may be empty, not both.
 type Outcome struct {
@@ -36,17 +18,18 @@ type Outcome struct {
 // Finish decides the end of the attempt that w holds: the job's end and the
 // worker's release, for one append. An attempt that was never started (its ack
 // was lost) is started first. An attempt that is not current is a *job.StaleError.
-func Finish(j job.Job, w worker.Worker, attempt int, r job.Result, now time.Time) (Outcome, error) {
-	return finish(j, w, attempt, r, now, true)
+// chance is as for [job.Job.End].
+func Finish(j job.Job, w worker.Worker, attempt int, r job.Result, now time.Time, chance float64) (Outcome, error) {
+	return finish(j, w, attempt, r, now, chance, true)
 }
 
 // Abort decides the end of an attempt that never ran on w and now must not: it is
 // ended as it stands.
-func Abort(j job.Job, w worker.Worker, attempt int, r job.Result, now time.Time) (Outcome, error) {
-	return finish(j, w, attempt, r, now, false)
+func Abort(j job.Job, w worker.Worker, attempt int, r job.Result, now time.Time, chance float64) (Outcome, error) {
+	return finish(j, w, attempt, r, now, chance, false)
 }
 
-func finish(j job.Job, w worker.Worker, attempt int, r job.Result, now time.Time, start bool) (Outcome, error) {
+func finish(j job.Job, w worker.Worker, attempt int, r job.Result, now time.Time, chance float64, start bool) (Outcome, error) {
 	var out Outcome
 	if start && j.State == job.StateAssigned {
 		began, err := j.Start(w.ID, attempt)
@@ -58,7 +41,7 @@ func finish(j job.Job, w worker.Worker, attempt int, r job.Result, now time.Time
 			j = j.Evolve(e, job.At{Version: j.Version + 1, Time: now})
 		}
 	}
-	ended, err := j.End(w.ID, attempt, r, now, Backoff(j))
+	ended, err := j.End(w.ID, attempt, r, now, chance)
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -75,11 +58,11 @@ func finish(j job.Job, w worker.Worker, attempt int, r job.Result, now time.Time
 // Fenced decides the end of the attempt that a terminated worker held: the
 // provider has confirmed that nothing of it runs. It returns no facts where the
 // job is not in that attempt any more.
-func Fenced(j job.Job, w worker.Worker, attempt int, now time.Time) ([]job.Event, error) {
+func Fenced(j job.Job, w worker.Worker, attempt int, now time.Time, chance float64) ([]job.Event, error) {
 	if !j.State.HasWorker() || j.WorkerID != w.ID || j.Attempt != attempt {
 		return nil, nil
 	}
-	return j.End(w.ID, attempt, fencedResult(j, w), now, Backoff(j))
+	return j.End(w.ID, attempt, fencedResult(j, w), now, chance)
 }
 
 func fencedResult(j job.Job, w worker.Worker) job.Result {

@@ -140,19 +140,19 @@ func names[E interface{ EventType() string }](events []E) (out []string) {
 func TestFinish(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	j, w := held(job.StateAssigned, 1)
-	out, err := core.Finish(j, w, 1, job.Result{}, now)
+	out, err := core.Finish(j, w, 1, job.Result{}, now, 0)
 	if err != nil || !slices.Equal(names(out.Job), []string{"JobStatusChanged", "JobStatusChanged"}) || !slices.Equal(names(out.Worker), []string{"WorkerStatusChanged", "WorkerReadyForJob"}) {
 		t.Fatalf("%v %v %v", names(out.Job), names(out.Worker), err)
 	}
-	out, err = core.Abort(j, w, 1, core.Cancelled(j), now)
+	out, err = core.Abort(j, w, 1, core.Cancelled(j), now, 0)
 	if err != nil || !slices.Equal(names(out.Job), []string{"JobStatusChanged"}) {
 		t.Fatalf("%v %v", names(out.Job), err)
 	}
-	if _, err := core.Finish(j, w, 2, job.Result{}, now); !errors.Is(err, fault.Precondition) {
+	if _, err := core.Finish(j, w, 2, job.Result{}, now, 0); !errors.Is(err, fault.Precondition) {
 		t.Fatalf("stale: %v", err)
 	}
 	w.State = worker.StateTerminated
-	if out, err := core.Finish(j, w, 1, job.Result{}, now); err != nil || len(out.Worker) != 0 {
+	if out, err := core.Finish(j, w, 1, job.Result{}, now, 0); err != nil || len(out.Worker) != 0 {
 		t.Fatalf("a dead worker: %v %v", out, err)
 	}
 	j, w = held(job.StateRunning, 1)
@@ -162,7 +162,7 @@ func TestFinish(t *testing.T) {
 		worker.CauseLost: job.CategoryWorkerLost, worker.CauseTerminated: job.CategoryWorkerLost, "": job.CategoryWorkerLost,
 	} {
 		w.Cause = cause
-		facts, err := core.Fenced(j, w, 1, now)
+		facts, err := core.Fenced(j, w, 1, now, 0)
 		if err != nil || len(facts) == 0 {
 			t.Fatalf("%s: %v %v", cause, facts, err)
 		}
@@ -177,7 +177,7 @@ func TestFinish(t *testing.T) {
 			}
 		}
 	}
-	if facts, err := core.Fenced(j, w, 2, now); err != nil || facts != nil {
+	if facts, err := core.Fenced(j, w, 2, now, 0); err != nil || facts != nil {
 		t.Fatalf("another attempt: %v %v", facts, err)
 	}
 }
@@ -218,7 +218,7 @@ func TestReport(t *testing.T) {
 	}
 }
 
-func TestTokenAndBackoff(t *testing.T) {
+func TestToken(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	fresh := core.Token{Hash: core.HashSecret("t"), ExpiresAt: now.Add(time.Minute)}
 	used := fresh
@@ -244,10 +244,5 @@ func TestTokenAndBackoff(t *testing.T) {
 	}
 	if secret := core.SessionSecret("w", "t", "n"); secret == core.SessionSecret("w", "t", "m") || secret != core.SessionSecret("w", "t", "n") {
 		t.Error("a session's secret is a function of worker, token and nonce")
-	}
-	for spent, want := range map[int]time.Duration{0: time.Second, 3: 8 * time.Second, 50: time.Minute} {
-		if got := core.Backoff(job.Job{Spent: job.Spent{Own: spent}}); got != want {
-			t.Errorf("backoff after %d: %s", spent, got)
-		}
 	}
 }

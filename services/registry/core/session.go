@@ -62,8 +62,9 @@ func Made(w worker.Worker) ([]worker.Event, error) {
 
 // Begin decides what follows when the agent of w has accepted an attempt: RUNNING,
 // and only once that is in the log may it start. An attempt that was cancelled
-// meanwhile ends without starting; one that is not the agent's is dropped.
-func Begin(j job.Job, w worker.Worker, attempt int, now time.Time) (Verdict, Outcome, error) {
+// meanwhile ends without starting; one that is not the agent's is dropped. chance is
+// as for [job.Job.End].
+func Begin(j job.Job, w worker.Worker, attempt int, now time.Time, chance float64) (Verdict, Outcome, error) {
 	switch {
 	case !j.State.HasWorker() || j.WorkerID != w.ID || j.Attempt != attempt:
 		return Verdict{Drop: true, Reason: fmt.Sprintf("the job is %s at attempt %d", j.State, j.Attempt)}, Outcome{}, nil
@@ -71,7 +72,7 @@ func Begin(j job.Job, w worker.Worker, attempt int, now time.Time) (Verdict, Out
 		return Verdict{Start: true, Cancel: j.Cancel != nil}, Outcome{}, nil
 	case j.Cancel != nil:
 		r := Cancelled(j)
-		out, err := Abort(j, w, attempt, r, now)
+		out, err := Abort(j, w, attempt, r, now, chance)
 		return Verdict{Drop: true, Reason: r.Failure.Message}, out, err
 	}
 	began, err := j.Start(w.ID, attempt)

@@ -28,7 +28,7 @@ func TestBegin(t *testing.T) {
 		{"a stale attempt is dropped", j, 1, false, true, 0},
 		{"a cancel was quicker", cancelled, 2, false, true, 1},
 	} {
-		v, out, err := core.Begin(c.j, w, c.attempt, now)
+		v, out, err := core.Begin(c.j, w, c.attempt, now, 0)
 		if err != nil || v.Start != c.start || v.Drop != c.drop || len(out.Job) != c.facts {
 			t.Errorf("%s: %+v, %d facts, %v", c.name, v, len(out.Job), err)
 		}

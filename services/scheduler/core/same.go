@@ -46,7 +46,7 @@ func Differences(a, b job.Spec) []string {
 	differ("priority", a.Priority == b.Priority)
 	differ("timeout", a.Timeout == b.Timeout)
 	differ("queue_timeout", a.QueueTimeout == b.QueueTimeout)
-	differ("retry", a.Retry == b.Retry)
+	differ("retry", a.Retry.Equal(b.Retry))
 	differ("placement", a.Placement.Provider == b.Placement.Provider &&
 		a.Placement.PreferredProvider == b.Placement.PreferredProvider && maps.Equal(a.Placement.RequiredLabels, b.Placement.RequiredLabels))
 	differ("description", a.Description == b.Description)

@@ -62,9 +62,9 @@ func TestArmedDeadlineIsWhatTheHistorySays(t *testing.T) {
 			case "start":
 				tellJob(j.Start(j.WorkerID, j.Attempt))
 			case "own":
-				tellJob(j.End(j.WorkerID, j.Attempt, job.Result{Failure: job.Fail(job.CategoryExitCode, "1")}, now, 10*time.Second))
+				tellJob(j.End(j.WorkerID, j.Attempt, job.Result{Failure: job.Fail(job.CategoryExitCode, "1")}, now, 0))
 			case "infra":
-				tellJob(j.End(j.WorkerID, j.Attempt, job.Result{Failure: job.Fail(job.CategoryWorkerLost, "gone")}, now, 10*time.Second))
+				tellJob(j.End(j.WorkerID, j.Attempt, job.Result{Failure: job.Fail(job.CategoryWorkerLost, "gone")}, now, 0))
 			case "cancel":
 				tellJob(j.RequestCancel("ann", ""))
 			case "connecting":

@@ -34,21 +34,21 @@ func (r Recovery) Empty() bool { return len(r.Job) == 0 && len(r.Worker) == 0 }
 // RecoverJob decides what follows when a job has been under d for too long. w is
 // the worker of its attempt, or the one that it waits for; the zero Worker where
 // there is none. A typed error says that the aggregates contradict each other or
-// have moved on.
-func (r Rules) RecoverJob(d Deadline, j job.Job, w worker.Worker, now time.Time) (Recovery, error) {
+// have moved on. chance is as for [job.Job.End].
+func (r Rules) RecoverJob(d Deadline, j job.Job, w worker.Worker, now time.Time, chance float64) (Recovery, error) {
 	switch d.Kind {
 	case Queue:
-		return r.abandon(d, j, worker.Worker{}, now, job.Fail(job.CategoryQueueTimeout,
+		return r.abandon(d, j, worker.Worker{}, now, chance, job.Fail(job.CategoryQueueTimeout,
 			"it waited %s without being started; its queue timeout is %s", elapsed(d, now), d.Threshold))
 	case Scheduled:
-		return r.abandon(d, j, w, now, job.Fail(job.CategoryProvisioningFailed,
+		return r.abandon(d, j, w, now, chance, job.Fail(job.CategoryProvisioningFailed,
 			"worker %s was not there after %s", j.WorkerID, d.Threshold))
 	case Assigned:
-		return r.handBack(d, j, w, now)
+		return r.handBack(d, j, w, now, chance)
 	case Running:
-		return r.fence(d, j, w, now, worker.CauseJobTimeout, fmt.Sprintf("job %s attempt %d ran longer than it may", j.ID, j.Attempt))
+		return r.fence(d, j, w, now, chance, worker.CauseJobTimeout, fmt.Sprintf("job %s attempt %d ran longer than it may", j.ID, j.Attempt))
 	case Cancel:
-		return r.fence(d, j, w, now, worker.CauseCancelUnanswered, fmt.Sprintf("the cancel of job %s attempt %d was not answered", j.ID, j.Attempt))
+		return r.fence(d, j, w, now, chance, worker.CauseCancelUnanswered, fmt.Sprintf("the cancel of job %s attempt %d was not answered", j.ID, j.Attempt))
 	default:
 		return Recovery{}, fault.New(fault.Internal, "job %s is under a deadline of kind %q", j.ID, d.Kind)
 	}
@@ -56,8 +56,8 @@ func (r Rules) RecoverJob(d Deadline, j job.Job, w worker.Worker, now time.Time)
 
 // abandon ends a job that no worker has, and the worker that it waited for where
 // that has not come up.
-func (r Rules) abandon(d Deadline, j job.Job, w worker.Worker, now time.Time, why *job.Failure) (Recovery, error) {
-	ends, err := j.Abandon(job.Result{Failure: why}, now, Backoff(j))
+func (r Rules) abandon(d Deadline, j job.Job, w worker.Worker, now time.Time, chance float64, why *job.Failure) (Recovery, error) {
+	ends, err := j.Abandon(job.Result{Failure: why}, now, chance)
 	if err != nil {
 		return Recovery{}, err
 	}
@@ -75,9 +75,9 @@ func (r Rules) abandon(d Deadline, j job.Job, w worker.Worker, now time.Time, wh
 
 // handBack ends an attempt whose hand-over nobody reported on. It never ran: an
 // agent starts nothing before the log says RUNNING.
-func (r Rules) handBack(d Deadline, j job.Job, w worker.Worker, now time.Time) (Recovery, error) {
+func (r Rules) handBack(d Deadline, j job.Job, w worker.Worker, now time.Time, chance float64) (Recovery, error) {
 	why := fmt.Sprintf("worker %s did not accept it within %s", j.WorkerID, d.Threshold)
-	ends, err := j.End(j.WorkerID, j.Attempt, job.Result{Failure: job.Fail(job.CategoryDispatchFailed, "%s", why)}, now, Backoff(j))
+	ends, err := j.End(j.WorkerID, j.Attempt, job.Result{Failure: job.Fail(job.CategoryDispatchFailed, "%s", why)}, now, chance)
 	if err != nil {
 		return Recovery{}, err
 	}
@@ -96,7 +96,7 @@ func (r Rules) handBack(d Deadline, j job.Job, w worker.Worker, now time.Time) (
 // fence ends the worker of an attempt that cannot be ended otherwise; the job ends
 // when the provider has confirmed that nothing is left (R5.6). Where it has, and
 // nobody drew the conclusion, the attempt ends here.
-func (r Rules) fence(d Deadline, j job.Job, w worker.Worker, now time.Time, cause worker.Cause, why string) (Recovery, error) {
+func (r Rules) fence(d Deadline, j job.Job, w worker.Worker, now time.Time, chance float64, cause worker.Cause, why string) (Recovery, error) {
 	if w.State == worker.StateTerminating {
 		return Recovery{}, nil
 	}
@@ -105,7 +105,7 @@ func (r Rules) fence(d Deadline, j job.Job, w worker.Worker, now time.Time, caus
 		kind = deadline.KindCancel
 	}
 	if !live(w) {
-		ends, err := j.End(j.WorkerID, j.Attempt, gone(j, w), now, Backoff(j))
+		ends, err := j.End(j.WorkerID, j.Attempt, gone(j, w), now, chance)
 		if err != nil {
 			return Recovery{}, err
 		}
@@ -233,22 +233,4 @@ func anyFacts[F Fact](from []F) []Fact {
 		out[i] = f
 	}
 	return out
-}
-
-// The wait before a requeued job may be placed again.
-const (
-	backoffFirst = time.Second
-	backoffMost  = time.Minute
-)
-
-// Backoff is how long a job that is requeued is held back: 1 s, doubled with each
-// attempt that was spent, at most 1 min.
-func Backoff(j job.Job) time.Duration {
-	d := backoffFirst
-	for range j.Spent.Own + j.Spent.Infrastructure {
-		if d *= 2; d >= backoffMost {
-			return backoffMost
-		}
-	}
-	return d
 }

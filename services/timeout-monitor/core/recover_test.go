@@ -130,7 +130,7 @@ func TestRecoverJob(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := core.Deadline{Kind: c.kind, State: string(c.job.State), Attempt: c.job.Attempt, Since: at(1), Threshold: 30 * time.Second}
-			got, err := rules.RecoverJob(d, c.job, c.worker, at(40))
+			got, err := rules.RecoverJob(d, c.job, c.worker, at(40), 0)
 			if !errors.Is(err, c.wantProblem) {
 				t.Fatalf("error %v, want %v", err, c.wantProblem)
 			}

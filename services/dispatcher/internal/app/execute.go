@@ -8,6 +8,7 @@ import (
 
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/domain/job"
+	"hodei.dev/libs/domain/unit"
 	"hodei.dev/libs/domain/worker"
 	"hodei.dev/libs/eventing/event"
 	"hodei.dev/libs/eventing/store"
@@ -222,6 +223,9 @@ func (d *Dispatcher) append(ctx context.Context, p plan) ([]observed, error) {
 	return out, err
 }
 
+// logAway is how long the dispatcher waits while it cannot read or append.
+var logAway = job.Backoff{Initial: unit.Duration(250 * time.Millisecond), Factor: 2, Max: unit.Duration(4 * time.Second), Jitter: 0.5}
+
 // persist repeats fn with backoff while what it needs is away and ctx goes on.
 func (d *Dispatcher) persist(ctx context.Context, doing string, fn func() error) error {
 	for n := 0; ; n++ {
@@ -229,7 +233,7 @@ func (d *Dispatcher) persist(ctx context.Context, doing string, fn func() error)
 		if err == nil || ctx.Err() != nil || !errors.Is(err, fault.Unavailable) && !errors.Is(err, context.DeadlineExceeded) {
 			return err
 		}
-		wait := core.Backoff(min(n, 4), d.cfg.Jitter())
+		wait := logAway.Delay(n+1, d.cfg.Jitter())
 		d.cfg.Logger.WarnContext(ctx, "the event log is away, trying again", "doing", doing, "error", err, "in", wait)
 		if !pause(ctx, wait) {
 			return ctx.Err()

@@ -156,7 +156,7 @@ func (a *App) Reconcile(ctx context.Context, at *Attachment, held core.Held) (co
 
 // end appends the end of the session's job with its worker's release.
 func (a *App) end(ctx context.Context, at *Attachment, attempt int, r job.Result) error {
-	out, err := core.Finish(at.job.Job, at.worker.Worker, attempt, r, a.Now())
+	out, err := core.Finish(at.job.Job, at.worker.Worker, attempt, r, a.Now(), a.Jitter())
 	if err != nil {
 		return err
 	}

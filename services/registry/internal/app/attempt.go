@@ -26,7 +26,7 @@ func (a *App) Begin(ctx context.Context, at *Attachment, jobID string, attempt i
 				return Verdict{}, err
 			}
 		}
-		v, out, derr := core.Begin(at.job.Job, at.worker.Worker, attempt, a.Now())
+		v, out, derr := core.Begin(at.job.Job, at.worker.Worker, attempt, a.Now(), a.Jitter())
 		if derr != nil {
 			return Verdict{}, fmt.Errorf("begin attempt %d of job %s: %w", attempt, jobID, derr)
 		}

@@ -61,6 +61,8 @@ type App struct {
 	Sessions    Sessions
 	// Now is the clock.
 	Now func() time.Time
+	// Jitter returns numbers from 0 up to 1: chance, where a policy has any.
+	Jitter func() float64
 	// Logger gets what an operator should know.
 	Logger *slog.Logger
 

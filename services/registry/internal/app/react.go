@@ -105,7 +105,7 @@ func (a *App) endFenced(ctx context.Context, e event.Event, f worker.Terminated)
 		if j, err = a.loadJob(ctx, f.JobID); err != nil {
 			return err
 		}
-		facts, derr := core.Fenced(j.Job, w.Worker, f.Attempt, a.Now())
+		facts, derr := core.Fenced(j.Job, w.Worker, f.Attempt, a.Now(), a.Jitter())
 		if derr != nil || len(facts) == 0 {
 			return derr
 		}

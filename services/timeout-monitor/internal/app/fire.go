@@ -73,7 +73,7 @@ func (m *Monitor) fireJob(ctx context.Context, e core.Entry) error {
 			return err
 		}
 	}
-	r, err := m.Rules.RecoverJob(d, j, w, m.Now())
+	r, err := m.Rules.RecoverJob(d, j, w, m.Now(), m.Jitter())
 	if err != nil {
 		return fmt.Errorf("recover job %s from %s: %w", j.ID, d.State, err)
 	}

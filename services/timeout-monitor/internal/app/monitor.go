@@ -25,6 +25,8 @@ type Config struct {
 	Meter      Meter
 	Logger     *slog.Logger
 	Now        func() time.Time
+	// Jitter returns numbers from 0 up to 1: chance, where a policy has any.
+	Jitter func() float64
 	// Concurrency is how many deadlines are recovered at once.
 	Concurrency int
 	// Nearby is about how many deadlines are held in memory, Window how far ahead at most.

@@ -141,7 +141,7 @@ func inBubble(t *testing.T, g *ground, fn func(m *app.Monitor)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		m := app.New(app.Config{
-			Rules: rules, Log: g, Deadlines: g, Heartbeats: g, Meter: g, Logger: slog.New(slog.DiscardHandler), Now: time.Now,
+			Rules: rules, Log: g, Deadlines: g, Heartbeats: g, Meter: g, Logger: slog.New(slog.DiscardHandler), Now: time.Now, Jitter: func() float64 { return 0 },
 			Concurrency: 4, Nearby: 1000, Window: time.Hour,
 		})
 		ctx, cancel := context.WithCancel(t.Context())

@@ -178,11 +178,13 @@ func TestZombieAndGhost(t *testing.T) {
 	w.cleanup()
 	stop := w.start()
 	p := w.register(&provisionerv1.ProviderSpec{Name: "local", Kind: "process"})
-	zombie, ghost := w.request(p, ""), w.request(p, "")
+	zombie, ghost, busy := w.request(p, ""), w.request(p, ""), w.request(p, "")
 	w.await(zombie, worker.StateConnecting)
 	w.await(ghost, worker.StateConnecting)
-	w.daemon(zombie)
+	w.await(busy, worker.StateConnecting)
+	orphaned := w.daemon(zombie)
 	w.daemon(ghost)
+	w.daemon(busy)
 	stop()
 	// What a crash, a restored database or an operator's hand leave.
 	w.registryDecides(zombie, func(now worker.Worker) ([]worker.Event, error) { return now.Confirm("test") })
@@ -208,8 +210,22 @@ func TestZombieAndGhost(t *testing.T) {
 	}
 	eventingtest.Eventually(t, "the zombie's end", func() bool {
 		_, err := os.Stat(filepath.Join(w.cfg.StateDir, "workers", zombie))
-		return errors.Is(err, os.ErrNotExist) && len(w.processes()) == 0
+		return errors.Is(err, os.ErrNotExist) && syscall.Kill(orphaned, 0) != nil
 	})
+	// Each is on record, once, with what it was made for (R5.5).
+	for _, typ := range []string{"OrphanResourceDetected", "OrphanResourceDestroyed"} {
+		eventingtest.Eventually(t, typ, func() bool { return w.countOf(aggregate.ProviderStream(p.GetId()), typ) == 1 })
+	}
+	if w.countOf(aggregate.ProviderStream(p.GetId()), "OrphanResourceDetected") != 1 {
+		t.Error("an orphan is recorded more than once")
+	}
+	// The clean-up has touched nobody who lives.
+	if got := w.worker(busy); got.State != worker.StateConnecting {
+		t.Errorf("the live worker is %s: %s", got.State, got.Reason)
+	}
+	if err := syscall.Kill(w.daemon(busy), 0); err != nil {
+		t.Errorf("what the live worker runs: %v", err)
+	}
 }
 
 func TestStopWorkersLeavesNothing(t *testing.T) {

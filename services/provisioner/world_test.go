@@ -301,9 +301,11 @@ func (w *world) await(id string, state worker.State) worker.Worker {
 }
 
 // types are the events of a worker, in order.
-func (w *world) types(id string) string {
+func (w *world) types(id string) string { return w.typesOf(aggregate.WorkerStream(id)) }
+
+func (w *world) typesOf(stream event.Stream) string {
 	w.t.Helper()
-	events, err := w.store.Load(w.t.Context(), aggregate.WorkerStream(id), 0)
+	events, err := w.store.Load(w.t.Context(), stream, 0)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -315,7 +317,11 @@ func (w *world) types(id string) string {
 }
 
 func (w *world) count(id, eventType string) int {
-	return strings.Count(" "+w.types(id)+" ", " "+eventType+" ")
+	return w.countOf(aggregate.WorkerStream(id), eventType)
+}
+
+func (w *world) countOf(stream event.Stream, eventType string) int {
+	return strings.Count(" "+w.typesOf(stream)+" ", " "+eventType+" ")
 }
 
 // live are the workers of a provider that have not ended.

@@ -59,6 +59,7 @@ type Engine struct {
 	tasks     map[string]*task
 	removedBy map[string]string           // provider id -> who removed it
 	trouble   map[string]map[string]error // provider id -> worker id -> why it cannot be ended
+	orphans   map[string]orphan           // worker id -> the resource that is being destroyed
 	found     Found
 	running   sync.WaitGroup // the tasks
 
@@ -127,6 +128,7 @@ func (e *Engine) start(ctx context.Context, m *model) {
 	defer e.mu.Unlock()
 	e.model, e.ctx = m, ctx
 	e.tasks, e.removedBy, e.trouble = map[string]*task{}, map[string]string{}, map[string]map[string]error{}
+	e.orphans = map[string]orphan{}
 	e.pool, e.health = make(chan struct{}, 1), make(chan struct{}, 1)
 	e.warm = newWarmth(m.allWorkers())
 	wake(e.pool)

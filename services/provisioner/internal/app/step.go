@@ -178,7 +178,8 @@ func (e *Engine) end(ctx context.Context, k known, keeper Provider, gone string)
 	})
 }
 
-// clear destroys what is left of a worker that is no more.
+// clear destroys what is left of a worker that is no more, and says so where it was
+// an orphan.
 func (e *Engine) clear(ctx context.Context, id string) error {
 	for _, kind := range e.Kinds {
 		if !kind.Capabilities().Inventory {
@@ -188,7 +189,7 @@ func (e *Engine) clear(ctx context.Context, id string) error {
 			return fmt.Errorf("destroy what is left of worker %s: %w", id, err)
 		}
 	}
-	return nil
+	return e.cleared(ctx, id)
 }
 
 // decide changes the worker in the log and then in the model; where that leads to

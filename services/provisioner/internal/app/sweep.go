@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/domain/provider"
 	"hodei.dev/libs/domain/worker"
 	"hodei.dev/libs/eventing/event"
@@ -57,7 +56,7 @@ func (e *Engine) sweep(ctx context.Context, before core.Sightings) core.Sighting
 		for _, r := range resources {
 			exists[r.WorkerID] = true
 			if _, ok := live[r.WorkerID]; !ok {
-				e.zombie(ctx, r, before, seen)
+				e.zombie(ctx, kind, r, before, seen)
 			}
 		}
 		for _, w := range live {
@@ -67,24 +66,6 @@ func (e *Engine) sweep(ctx context.Context, before core.Sightings) core.Sighting
 		}
 	}
 	return seen
-}
-
-// zombie is a resource without a live worker: it is destroyed.
-func (e *Engine) zombie(ctx context.Context, r Resource, before, seen core.Sightings) {
-	if e.busy(r.WorkerID) {
-		return
-	}
-	// The model may be behind: the log has the last word.
-	k, err := loadWorker(ctx, e.Log, r.WorkerID)
-	if err != nil && !errors.Is(err, fault.NotFound) || !core.Zombie(k.Worker) {
-		return
-	}
-	if !before.Confirmed(seen, "zombie "+r.WorkerID, e.Now()) {
-		return
-	}
-	e.Logger.WarnContext(ctx, "a resource has no live worker: it is destroyed", "worker", r.WorkerID, "resource", r.Name)
-	e.count(func(f *Found) { f.Zombies++ })
-	e.poke(r.WorkerID, false)
 }
 
 // ghost is a live worker whose resource does not exist: it is confirmed as gone.

@@ -42,7 +42,9 @@ func TestWorkerIsTerminatedWithALiveJob(t *testing.T) {
 			a, id := w.ready(0), w.queue(nil)
 			a.run(id)
 			w.decideWorker("timeout-monitor", a.workerID, func(k worker.Worker) ([]worker.Event, error) { return k.Terminate(c.cause, "why") })
-			hear(a, (*registryv1.ConnectResponse).GetTerminate)
+			if m := hear(a, (*registryv1.ConnectResponse).GetTerminate); m.GetGraceNanos() != 0 {
+				t.Errorf("a job that nobody may wait for has a grace: %v", m)
+			}
 			w.wantLast("job", id, "JobStatusChanged:RUNNING") // not before the provider confirms
 			w.confirm(a.workerID)
 			if c.category == job.CategoryTimeout {
@@ -53,30 +55,34 @@ func TestWorkerIsTerminatedWithALiveJob(t *testing.T) {
 			if f := w.job(id).Result.Failure; f.Category != c.category {
 				t.Fatalf("failure %+v", f)
 			}
-			// Its agent's word counts no longer, and its session is no more.
-			if err := w.connectError(a); !errors.Is(err, fault.Denied) {
-				t.Fatalf("a dead worker's agent comes back: %v", err)
-			}
+			w.comesBack(a, id, c.category == job.CategoryWorkerLost)
 		})
 	}
 }
 
-// connectError connects again and returns what the stream ends with.
-func (w *world) connectError(a *agent) error {
+// comesBack plays an agent whose worker was given up: told to kill what it runs, and
+// to end; what it still reports is evidence, once, and changes nothing.
+func (w *world) comesBack(a *agent, jobID string, requeued bool) {
 	w.t.Helper()
-	var err error
-	eventingtest.Eventually(w.t, "the session to be forgotten", func() bool {
-		var s registryv1.WorkerAgentService_ConnectClient
-		if s, err = w.agents.Connect(withSession(w.t.Context(), a.session)); err != nil {
-			return true
-		}
-		_ = s.Send(&registryv1.ConnectRequest{Message: &registryv1.ConnectRequest_Hello{Hello: &registryv1.Hello{}}})
-		var m *registryv1.ConnectResponse
-		m, err = s.Recv()
-		_ = s.CloseSend()
-		return m == nil
-	})
-	return err
+	before := w.job(jobID)
+	b := w.connect(a.workerID, a.session, &registryv1.Hello{JobId: jobID, Attempt: 1, Started: true})
+	if d := hear(b, (*registryv1.ConnectResponse).GetDrop); d.GetJobId() != jobID || d.GetAttempt() != 1 {
+		w.t.Errorf("it is told to drop %v", d)
+	}
+	hear(b, (*registryv1.ConnectResponse).GetTerminate)
+	report := exited(jobID, 1, 0)
+	for range 2 { // the second time as if the ack was lost
+		b.result(report)
+		hear(b, (*registryv1.ConnectResponse).GetResultAck)
+		hear(b, (*registryv1.ConnectResponse).GetDrop)
+	}
+	w.wantLast("job", jobID, "JobResultRejected")
+	if types := w.types("job", jobID); slices.Index(types, "JobResultRejected") != len(types)-1 {
+		w.t.Errorf("the evidence is kept more than once: %v", types)
+	}
+	if now := w.job(jobID); now.State != before.State || requeued != (now.State == job.StatePending) {
+		w.t.Errorf("its word moved the job from %s to %s", before.State, now.State)
+	}
 }
 
 func TestResultOfATerminatingWorkerCounts(t *testing.T) {
@@ -213,6 +219,21 @@ func TestOperators(t *testing.T) {
 		if _, err := w.tokens.IssueToken(t.Context(), &registryv1.IssueTokenRequest{WorkerId: id}); !errors.Is(err, fault.Precondition) {
 			t.Fatalf("a token for a worker that goes: %v", err)
 		}
+	})
+	t.Run("terminate a busy worker: its job has its grace, and its result counts", func(t *testing.T) {
+		a, id := w.ready(0), w.queue(nil)
+		a.run(id)
+		if _, err := w.workers.TerminateWorker(w.as(), &registryv1.TerminateWorkerRequest{WorkerId: a.workerID}); err != nil {
+			t.Fatal(err)
+		}
+		if m := hear(a, (*registryv1.ConnectResponse).GetTerminate); time.Duration(m.GetGraceNanos()) != deadline.KillGrace {
+			t.Errorf("the grace is %s", time.Duration(m.GetGraceNanos()))
+		}
+		report := exited(id, 1, 0)
+		report.Category, report.FailureMessage = string(job.CategoryInfrastructure), "terminated"
+		a.result(report)
+		hear(a, (*registryv1.ConnectResponse).GetResultAck)
+		w.wantLast("job", id, "JobStatusChanged:RUNNING", "JobRequeued")
 	})
 	t.Run("an agent that stops", func(t *testing.T) {
 		stop := &registryv1.ConnectRequest{Message: &registryv1.ConnectRequest_Stopping{Stopping: &registryv1.Stopping{Reason: "SIGTERM"}}}

@@ -40,7 +40,7 @@ func TestDevIsAwayForLongerThanTheLease(t *testing.T) {
 
 	d.Up()
 	g.open(t)
-	if j := reaches(t, &d.Client, deaf, 60*time.Second, "FAILED"); j.Failure == nil || j.Failure.Category != "WORKER_LOST" {
+	if j := reaches(t, &d.Client, deaf, 60*time.Second, "FAILED"); j.Failure == nil || j.Failure.Category != "INFRASTRUCTURE" {
 		t.Errorf("the job that must not start twice: %+v", j.Failure)
 	}
 	if j := reaches(t, &d.Client, id, 60*time.Second, "SUCCEEDED"); j.Attempt != 3 {

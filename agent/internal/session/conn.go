@@ -133,11 +133,13 @@ func (s *Session) cut(why string) {
 }
 
 // welcome is the first answer: from now on the agent may speak.
-func (s *Session) welcome(c *conn, epoch int64, now time.Time) {
+func (s *Session) welcome(c *conn, w *registryv1.Welcome, now time.Time) {
 	c.welcomed = true
 	s.refusedSince, s.refusal = time.Time{}, nil
-	s.cfg.Log.Info("connected", "epoch", epoch)
-	s.renew(c, 0)
+	s.cfg.Log.Info("connected", "epoch", w.GetEpoch())
+	if !w.GetGoing() { // else its attempt may be given to another worker
+		s.renew(c, 0)
+	}
 	s.beatAt = now
 	if s.stopping != "" {
 		s.send(stopping(s.stopping))

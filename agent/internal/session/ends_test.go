@@ -110,6 +110,53 @@ func TestTerminate(t *testing.T) {
 			t.Errorf("%+v", out)
 		}
 	})
+	t.Run("with a grace", func(t *testing.T) {
+		a := begin(t, r)
+		s, _ := r.Attach(t)
+		running := filepath.Join(a.dir, "running")
+		started(t, s, sh("t3", 1, "trap 'echo saved; exit 0' TERM; touch "+running+"; while :; do sleep 0.01; done"))
+		awaitFile(t, running)
+		s.Say(t, &registryv1.ConnectResponse{Message: &registryv1.ConnectResponse_Terminate{Terminate: &registryv1.Terminate{
+			Reason: "an operator", GraceNanos: int64(time.Minute),
+		}}})
+		res := s.Result(t, "t3", 1)
+		if res.GetCategory() != infrastructure || !strings.Contains(res.GetFailureMessage(), "an operator") || res.GetSignal() != 0 {
+			t.Errorf("%v", res)
+		}
+		if out := r.Output("t3"); string(out.Stdout) != "saved\n" {
+			t.Errorf("what it said at its end: %+v", out)
+		}
+		s.AckResult(t, "t3", 1)
+		s.Stopping(t)
+		s.Closed(t)
+		if err := a.gone(t); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("a worker that is going gets no lease", func(t *testing.T) {
+		q := registrytest.New(t)
+		q.Heartbeat, q.Lease, q.Grace = "50ms", "600ms", "100ms"
+		a := begin(t, q)
+		s, _ := q.Attach(t)
+		running := filepath.Join(a.dir, "running")
+		started(t, s, sh("t4", 1, untilKilled(running)))
+		awaitFile(t, running)
+		q.Mute.Store(true)
+		for !a.expired() { // each stream says that the worker is going, and nothing else
+			s.Cut(nil)
+			s = q.Next(t)
+			s.Hello(t)
+			s.Say(t, &registryv1.ConnectResponse{Message: &registryv1.ConnectResponse_Welcome{Welcome: &registryv1.Welcome{Epoch: 9, Going: true}}})
+		}
+		s.Cut(nil)
+		s = q.Next(t)
+		s.Hello(t)
+		s.Terminate(t, "gone")
+		s.Cut(nil)
+		if err := a.gone(t); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Run("before a job starts", func(t *testing.T) {
 		a := begin(t, r)
 		s, _ := r.Attach(t)

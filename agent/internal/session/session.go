@@ -195,7 +195,7 @@ func (s *Session) received(c *conn, m *registryv1.ConnectResponse) {
 	now, traceparent := time.Now(), m.GetTraceparent()
 	c.heard = now
 	if w := m.GetWelcome(); w != nil && !c.welcomed {
-		s.welcome(c, w.GetEpoch(), now)
+		s.welcome(c, w, now)
 	}
 	// A permission that comes after the lease is too late: somebody else may have
 	// been given the job. What ends something is never too late.
@@ -216,7 +216,7 @@ func (s *Session) received(c *conn, m *registryv1.ConnectResponse) {
 	case *registryv1.ConnectResponse_HeartbeatAck:
 		s.renew(c, m.HeartbeatAck.GetSequence())
 	case *registryv1.ConnectResponse_Terminate:
-		s.terminate(m.Terminate.GetReason())
+		s.terminate(m.Terminate.GetReason(), time.Duration(m.Terminate.GetGraceNanos()))
 	}
 }
 
@@ -254,18 +254,23 @@ func (s *Session) stop(cause error) {
 	}
 }
 
-// terminate ends the worker at once: its attempt is no longer its own to report,
-// unless it had ended by itself.
-func (s *Session) terminate(reason string) {
+// terminate ends the worker: with a grace its attempt gets TERM, then KILL, and its
+// result counts; without, it is killed at once and is no longer the worker's own to
+// report, unless it had ended by itself.
+func (s *Session) terminate(reason string, grace time.Duration) {
 	if s.terminated {
 		return
 	}
 	s.terminated = true
 	s.stopping = "terminated: " + reason
 	s.cfg.Log.Info("the worker's life is over", "reason", reason)
-	s.leaveBy, s.killBy = time.Now().Add(s.limits.flush), time.Time{}
+	now := time.Now()
+	s.leaveBy, s.killBy = now.Add(grace+s.limits.flush), time.Time{}
 	switch a := s.cur; {
 	case a == nil:
+	case a.running() && grace > 0:
+		a.end(infrastructure, s.stopping)
+		s.killBy = now.Add(grace)
 	case a.running():
 		a.unreported = true
 		a.end(infrastructure, s.stopping)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"hodei.dev/libs/domain/deadline"
 	"hodei.dev/libs/domain/fault"
 )
 
@@ -151,6 +152,21 @@ func (w Worker) Discard(jobID string, attempt int, cause Cause, reason string) (
 // going already is a typed error.
 func (w Worker) Terminate(cause Cause, reason string) ([]Event, error) {
 	return w.step(StateTerminating, cause, reason, "", 0)
+}
+
+// Grace is how long what the worker runs has to end by itself when the worker is
+// TERMINATING: 0 where nobody may wait for it, because the agent is lost, does not
+// answer, or let its job run over its time.
+func (w Worker) Grace() time.Duration {
+	if w.State != StateTerminating || w.JobID == "" {
+		return 0
+	}
+	switch w.Cause {
+	case CauseTerminated, CauseShutdown, CauseDrained, CauseLifetime, CauseProviderRemoved:
+		return deadline.KillGrace
+	default:
+		return 0
+	}
 }
 
 // Connecting decides that the resource exists and its agent may dial in.

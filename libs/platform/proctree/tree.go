@@ -138,6 +138,15 @@ func (t *Tree) Signal(sig syscall.Signal) error {
 	return signalAll(ps, sig)
 }
 
+// SignalMain sends a signal to the main process alone; one that has ended is no error.
+func (t *Tree) SignalMain(sig syscall.Signal) error {
+	main, ok := t.Main()
+	if !ok {
+		return nil
+	}
+	return signalAll([]Process{main}, sig)
+}
+
 // killRound is how long one round of killing waits before it looks for what was
 // forked meanwhile, or what came out of an uninterruptible sleep.
 const killRound = time.Second

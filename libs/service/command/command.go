@@ -3,6 +3,8 @@
 // the state that it should have ended, and every one of them may be repeated.
 package command
 
+import "hodei.dev/libs/domain/unit"
+
 // Kind is what the session is asked to do.
 type Kind string
 
@@ -30,6 +32,8 @@ type Request struct {
 	JobVersion    int    `json:"job_version,omitempty"`
 	WorkerVersion int    `json:"worker_version,omitempty"`
 	Reason        string `json:"reason,omitempty"`
+	// Grace is how long what a terminated worker runs has to end by itself; 0 = none.
+	Grace unit.Duration `json:"grace,omitempty"`
 	// CorrelationID, CausationID and the trace context go on to the agent and into what follows.
 	CorrelationID string `json:"correlation_id"`
 	CausationID   string `json:"causation_id,omitempty"`

@@ -309,7 +309,7 @@ func (a *app) workerTerminateCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "terminate WORKER",
 		Short:   "destroy a worker; the job that it holds is queued again",
-		Long:    "Terminate destroys a worker and everything that it runs. A job that it holds is queued again once nothing of it is left, if it may lose another attempt; `worker drain` lets it finish.",
+		Long:    "Terminate destroys a worker and everything that it runs. A job that it holds gets TERM, and KILL 10 s later; it is queued again once nothing of it is left, if it may lose another attempt; `worker drain` lets it finish.",
 		Example: "  hodei worker terminate 0198c2e1 --reason 'bad disk'",
 		Args:    args(1, 1, "WORKER"),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -947,8 +947,11 @@ func (*ConnectResponse_HeartbeatAck) isConnectResponse_Message() {}
 
 // Welcome: the session is attached.
 type Welcome struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Epoch         int64                  `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Epoch int64                  `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// The worker's life is over: no lease comes with this stream, what the agent still
+	// runs is about to be dropped, and Terminate follows.
+	Going         bool `protobuf:"varint,2,opt,name=going,proto3" json:"going,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -988,6 +991,13 @@ func (x *Welcome) GetEpoch() int64 {
 		return x.Epoch
 	}
 	return 0
+}
+
+func (x *Welcome) GetGoing() bool {
+	if x != nil {
+		return x.Going
+	}
+	return false
 }
 
 // HeartbeatAck renews the agent's lease.
@@ -1414,8 +1424,11 @@ func (x *ResultAck) GetAttempt() int32 {
 
 // Terminate: the worker's life is over; the agent ends.
 type Terminate struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Reason string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// How long what runs has to end by itself: TERM, then KILL, and its result counts.
+	// 0: it is killed at once.
+	GraceNanos    int64 `protobuf:"varint,2,opt,name=grace_nanos,json=graceNanos,proto3" json:"grace_nanos,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1455,6 +1468,13 @@ func (x *Terminate) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *Terminate) GetGraceNanos() int64 {
+	if x != nil {
+		return x.GraceNanos
+	}
+	return 0
 }
 
 type SendLogsRequest struct {
@@ -1653,9 +1673,10 @@ const file_hodei_registry_v1_agent_proto_rawDesc = "" +
 	"\tterminate\x18\a \x01(\v2\x1c.hodei.registry.v1.TerminateH\x00R\tterminate\x12F\n" +
 	"\rheartbeat_ack\x18\t \x01(\v2\x1f.hodei.registry.v1.HeartbeatAckH\x00R\fheartbeatAck\x12 \n" +
 	"\vtraceparent\x18\b \x01(\tR\vtraceparentB\t\n" +
-	"\amessage\"\x1f\n" +
+	"\amessage\"5\n" +
 	"\aWelcome\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\"*\n" +
+	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x12\x14\n" +
+	"\x05going\x18\x02 \x01(\bR\x05going\"*\n" +
 	"\fHeartbeatAck\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x03R\bsequence\"\xec\x03\n" +
 	"\x03Run\x12\x15\n" +
@@ -1692,9 +1713,11 @@ const file_hodei_registry_v1_agent_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"<\n" +
 	"\tResultAck\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x18\n" +
-	"\aattempt\x18\x02 \x01(\x05R\aattempt\"#\n" +
+	"\aattempt\x18\x02 \x01(\x05R\aattempt\"D\n" +
 	"\tTerminate\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\"w\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x1f\n" +
+	"\vgrace_nanos\x18\x02 \x01(\x03R\n" +
+	"graceNanos\"w\n" +
 	"\x0fSendLogsRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\x05R\aattempt\x123\n" +

@@ -40,7 +40,8 @@ type WorkerServiceClient interface {
 	WatchWorkers(ctx context.Context, in *WatchWorkersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchWorkersResponse], error)
 	// DrainWorker: BUSY finishes its job, READY goes at once.
 	DrainWorker(ctx context.Context, in *DrainWorkerRequest, opts ...grpc.CallOption) (*DrainWorkerResponse, error)
-	// TerminateWorker destroys it; the job that it holds is queued again once the provider confirms.
+	// TerminateWorker destroys it. The job that it holds gets TERM and 10 s before KILL,
+	// and is queued again once it is dead.
 	TerminateWorker(ctx context.Context, in *TerminateWorkerRequest, opts ...grpc.CallOption) (*TerminateWorkerResponse, error)
 }
 
@@ -125,7 +126,8 @@ type WorkerServiceServer interface {
 	WatchWorkers(*WatchWorkersRequest, grpc.ServerStreamingServer[WatchWorkersResponse]) error
 	// DrainWorker: BUSY finishes its job, READY goes at once.
 	DrainWorker(context.Context, *DrainWorkerRequest) (*DrainWorkerResponse, error)
-	// TerminateWorker destroys it; the job that it holds is queued again once the provider confirms.
+	// TerminateWorker destroys it. The job that it holds gets TERM and 10 s before KILL,
+	// and is queued again once it is dead.
 	TerminateWorker(context.Context, *TerminateWorkerRequest) (*TerminateWorkerResponse, error)
 	mustEmbedUnimplementedWorkerServiceServer()
 }

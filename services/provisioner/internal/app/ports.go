@@ -95,6 +95,13 @@ type Local interface {
 	Here(details map[string]string) bool
 }
 
+// Graceful is a provider that can ask a worker's agent to end what it runs.
+type Graceful interface {
+	// Stop asks, and returns once the agent has ended or grace is over. Destroy follows
+	// in any case.
+	Stop(ctx context.Context, workerID string, grace time.Duration) error
+}
+
 // Tokens issues registration tokens. *registry.Tokens is one.
 type Tokens interface {
 	// Issue makes the token of a worker; fault.Unavailable while registry is away.

@@ -156,7 +156,9 @@ func (e *Engine) end(ctx context.Context, k known, keeper Provider, gone string)
 	var err error
 	switch {
 	case keeper != nil:
-		err = keeper.Destroy(ctx, k.ID)
+		if err = e.soften(ctx, k, keeper, gone); err == nil {
+			err = keeper.Destroy(ctx, k.ID)
+		}
 	case k.Provisioned:
 		// It exists somewhere, and confirming its end would let its job start again beside it.
 		err = fault.New(fault.Precondition, "provider %q is not known here: nobody can end what it made", k.ProviderName)
@@ -176,6 +178,27 @@ func (e *Engine) end(ctx context.Context, k known, keeper Provider, gone string)
 		facts, err := core.Ended(k.Worker, gone)
 		return facts, meta, err
 	})
+}
+
+// margin is what an agent gets beside the grace of its job, to report the result.
+const margin = 3 * time.Second
+
+// soften gives what the worker runs its grace, counted from when the worker was told
+// to go, so that another try does not begin it anew.
+func (e *Engine) soften(ctx context.Context, k known, keeper Provider, gone string) error {
+	g, ok := keeper.(Graceful)
+	grace := k.Grace()
+	if !ok || grace == 0 || gone != "" || k.fate.Goodbye {
+		return nil
+	}
+	left := min(k.ChangedAt.Add(grace+margin).Sub(e.Now()), grace+margin)
+	if end, ok := ctx.Deadline(); ok { // a provisioner that stops: there must be time to destroy it
+		left = min(left, end.Sub(e.Now())/2)
+	}
+	if left <= 0 {
+		return nil
+	}
+	return g.Stop(ctx, k.ID, left)
 }
 
 // clear destroys what is left of a worker that is no more, and says so where it was

@@ -249,6 +249,50 @@ func TestKilledAgentAndItsDaemon(t *testing.T) {
 	}
 }
 
+// An agent that is told to stop has its time; one that is deaf has no more than that.
+func TestStop(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, c := range []struct {
+		name, trap string
+		grace      time.Duration
+		ends       bool
+	}{
+		{"heeds", "trap 'echo bye >" + dir + "/bye; exit 0' TERM", time.Minute, true},
+		{"is deaf", "trap '' TERM", 100 * time.Millisecond, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			script := filepath.Join(t.TempDir(), "agent")
+			up := script + ".up"
+			if err := os.WriteFile(script, []byte("#!/bin/sh\n"+c.trap+"\necho $$ >"+up+"\nwhile :; do sleep 0.01; done\n"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			p := open(t, process.Config{StateDir: t.TempDir(), AgentBinary: script})
+			id := newID()
+			if _, err := p.Create(t.Context(), spec(id)); err != nil {
+				t.Fatal(err)
+			}
+			await(t, "the agent to be up", func() bool { raw, err := os.ReadFile(up); return err == nil && strings.HasSuffix(string(raw), "\n") })
+			pid := pidIn(t, up)
+			if err := p.Stop(t.Context(), id, c.grace); err != nil {
+				t.Fatal(err)
+			}
+			if alive(pid) == c.ends {
+				t.Errorf("after Stop it lives: %v", alive(pid))
+			}
+			if _, err := os.Stat(dir + "/bye"); err != nil {
+				t.Error(err)
+			}
+			if err := p.Destroy(t.Context(), id); err != nil || alive(pid) {
+				t.Errorf("after Destroy: %v", err)
+			}
+			if err := p.Stop(t.Context(), id, time.Minute); err != nil {
+				t.Errorf("of a worker that is no more: %v", err)
+			}
+		})
+	}
+}
+
 func TestAdopted(t *testing.T) {
 	t.Parallel()
 	dir, binary := t.TempDir(), agent(t)

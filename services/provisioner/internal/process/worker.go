@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
+	"time"
 
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/platform/bootstrap"
@@ -173,6 +175,29 @@ const (
 	defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	logName     = "agent.log"
 )
+
+// Stop tells the agent to stop and waits until it has ended, at most for grace.
+func (p *Provider) Stop(ctx context.Context, workerID string, grace time.Duration) error {
+	if !safeName(workerID) {
+		return nil // never made here
+	}
+	if known, err := p.hasTree(workerID); err != nil || !known {
+		return err
+	}
+	tree, err := p.trees.Open(workerID)
+	if err != nil {
+		return fmt.Errorf("open the process tree of worker %s: %w", workerID, err)
+	}
+	if err := tree.SignalMain(syscall.SIGTERM); err != nil {
+		return fmt.Errorf("tell the agent of worker %s to stop: %w", workerID, err)
+	}
+	waiting, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	if err := tree.WaitMain(waiting); err != nil && waiting.Err() == nil {
+		return fmt.Errorf("wait for the agent of worker %s: %w", workerID, err)
+	}
+	return ctx.Err()
+}
 
 // Destroy ends every process of the worker and removes its directory.
 func (p *Provider) Destroy(ctx context.Context, workerID string) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/domain/job"
@@ -29,6 +30,9 @@ type Attachment struct {
 func (at *Attachment) Going() bool {
 	return at.worker.State == worker.StateTerminating || at.worker.State == worker.StateTerminated
 }
+
+// Grace is how long what a worker that is going runs has to end by itself.
+func (at *Attachment) Grace() time.Duration { return at.worker.Grace() }
 
 // Reason is why the worker is in its state.
 func (at *Attachment) Reason() string { return at.worker.Reason }

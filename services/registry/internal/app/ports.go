@@ -42,6 +42,10 @@ type Credentials interface {
 	OpenSession(ctx context.Context, sessionHash []byte, replica string) (workerID string, epoch int64, err error)
 	// LastHeartbeats returns when the workers were last heard of, as far as stored.
 	LastHeartbeats(ctx context.Context, workerIDs []string) (map[string]time.Time, error)
+	// Retire voids the token of a worker that was given up with an attempt. Its session
+	// is kept for a while: an agent that comes back is told to end, and its result is
+	// evidence.
+	Retire(ctx context.Context, workerID string) error
 	// Forget removes the token and the session of a worker that is no more.
 	Forget(ctx context.Context, workerID string) error
 }

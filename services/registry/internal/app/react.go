@@ -8,6 +8,7 @@ import (
 	"hodei.dev/libs/domain/deadline"
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/domain/job"
+	"hodei.dev/libs/domain/unit"
 	"hodei.dev/libs/domain/worker"
 	"hodei.dev/libs/eventing/event"
 	"hodei.dev/libs/service/aggregate"
@@ -69,7 +70,7 @@ func (a *App) passTerminate(ctx context.Context, e event.Event, reason string) e
 		return err
 	}
 	return a.Sessions.Tell(ctx, w.Epoch, command.Request{
-		Kind: command.Terminate, WorkerID: w.ID, Reason: reason,
+		Kind: command.Terminate, WorkerID: w.ID, Reason: reason, Grace: unit.Duration(w.Grace()),
 		CorrelationID: e.CorrelationID, CausationID: e.ID, TraceParent: e.TraceParent, TraceState: e.TraceState,
 	})
 }
@@ -91,6 +92,9 @@ func (a *App) terminated(ctx context.Context, e event.Event, f worker.Terminated
 	}
 	if err := a.passTerminate(ctx, e, f.Reason); err != nil {
 		return err
+	}
+	if f.JobID != "" {
+		return a.Credentials.Retire(ctx, e.Stream.ID)
 	}
 	return a.Credentials.Forget(ctx, e.Stream.ID)
 }

@@ -147,10 +147,28 @@ func TestBeats(t *testing.T) {
 	if err != nil || !seen[id].Equal(now) {
 		t.Fatalf("%v %v", seen, err)
 	}
-	if err := c.Forget(t.Context(), id); err != nil {
+	if err := c.Retire(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if _, epoch, err := c.OpenSession(t.Context(), core.HashSecret("s"+id), "r"); err != nil || epoch != 3 {
+		t.Fatalf("a retired session: epoch %d, %v", epoch, err)
+	}
+	if token, err := c.Token(t.Context(), id); err != nil || token.Hash != nil {
+		t.Fatalf("a retired worker's token: %+v, %v", token, err)
+	}
+	if _, err := pool.Exec(t.Context(), `UPDATE registry.sessions SET retired_at = now() - interval '25 hours' WHERE worker_id = $1`, id); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Retire(t.Context(), going); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Authenticate(t.Context(), core.HashSecret("s"+id)); !errors.Is(err, fault.Denied) {
+		t.Fatalf("retired for longer than a day: %v", err)
+	}
+	if err := c.Forget(t.Context(), going); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Authenticate(t.Context(), core.HashSecret("s"+going)); !errors.Is(err, fault.Denied) {
 		t.Fatalf("forgotten: %v", err)
 	}
 }

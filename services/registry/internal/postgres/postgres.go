@@ -162,6 +162,20 @@ func (c *Credentials) Forget(ctx context.Context, workerID string) error {
 	return nil
 }
 
+// Retired is how long the session of a worker that was given up is kept.
+const Retired = 24 * time.Hour
+
+// Retire voids the token of a worker that was given up and keeps its session for
+// the time of [Retired]; those that were kept longer are removed.
+func (c *Credentials) Retire(ctx context.Context, workerID string) error {
+	if _, err := c.pool.Exec(ctx, `WITH gone AS (DELETE FROM registry.tokens WHERE worker_id = $1),
+			old AS (DELETE FROM registry.sessions WHERE retired_at < now() - $2::interval)
+		UPDATE registry.sessions SET retired_at = coalesce(retired_at, now()) WHERE worker_id = $1`, workerID, Retired); err != nil {
+		return failed(err, "retire worker %s", workerID)
+	}
+	return nil
+}
+
 // Beat is a session of this replica that was heard of.
 type Beat struct {
 	WorkerID string

@@ -83,7 +83,7 @@ func (s *session) told(ctx context.Context, c nats.Command) error {
 		}
 		c.Reply(command.Reply{OK: true})
 	case command.Terminate:
-		s.terminate(c.Reason)
+		s.terminate(c.Reason, c.Grace.D())
 		c.Reply(command.Reply{OK: true})
 	case command.Ping:
 		silent := s.m.Now().Sub(time.Unix(0, s.lastBeat.Load()))
@@ -211,18 +211,20 @@ func (s *session) cancel(jobID string, attempt int, reason string) {
 // leaveIfGoing tells the agent to end where the session knows that its worker is going.
 func (s *session) leaveIfGoing() {
 	if s.at.Going() {
-		s.terminate(s.at.Reason())
+		s.terminate(s.at.Reason(), s.at.Grace())
 	}
 }
 
 // terminate tells the agent to end, once, and lets its lease run out.
-func (s *session) terminate(reason string) {
+func (s *session) terminate(reason string, grace time.Duration) {
 	if s.leaving != nil {
 		return
 	}
 	s.beating.Store(nil)
 	s.leaving = time.After(leaveTimeout)
-	s.send(&registryv1.ConnectResponse{Message: &registryv1.ConnectResponse_Terminate{Terminate: &registryv1.Terminate{Reason: reason}}}, "")
+	s.send(&registryv1.ConnectResponse{Message: &registryv1.ConnectResponse_Terminate{Terminate: &registryv1.Terminate{
+		Reason: reason, GraceNanos: int64(grace),
+	}}}, "")
 }
 
 // noteHeld tells the log streams which attempt the worker has.

@@ -145,7 +145,9 @@ func (m *Manager) Serve(stream Stream, secret string) error {
 		return err
 	}
 	s.lastBeat.Store(m.Now().UnixNano())
-	s.beating.Store(&beating{workerID: workerID, correlationID: s.at.CorrelationID(), epoch: epoch})
+	if !s.at.Going() { // a worker that is going gets no lease any more
+		s.beating.Store(&beating{workerID: workerID, correlationID: s.at.CorrelationID(), epoch: epoch})
+	}
 	m.add(s)
 	defer m.remove(s)
 
@@ -266,7 +268,7 @@ func (s *session) fail(err error) {
 
 // run is the actor: it returns why the stream ends; io.EOF where the agent left.
 func (s *session) run(ctx context.Context, inbox *nats.Inbox, held core.Held) error {
-	s.send(&registryv1.ConnectResponse{Message: &registryv1.ConnectResponse_Welcome{Welcome: &registryv1.Welcome{Epoch: s.at.Epoch}}}, "")
+	s.send(&registryv1.ConnectResponse{Message: &registryv1.ConnectResponse_Welcome{Welcome: &registryv1.Welcome{Epoch: s.at.Epoch, Going: s.at.Going()}}}, "")
 	if err := s.reconcile(ctx, held); err != nil {
 		return err
 	}
@@ -288,7 +290,7 @@ func (s *session) run(ctx context.Context, inbox *nats.Inbox, held core.Held) er
 			}
 			err = s.told(ctx, c)
 		case reason := <-s.nudged:
-			s.terminate(reason)
+			s.terminate(reason, 0)
 		case <-late:
 			s.drop(s.handOver.jobID, s.handOver.attempt, "it was not accepted in time")
 			s.answerHandOver(command.Reply{Reason: fmt.Sprintf("the agent did not accept within %s", acceptTimeout)})

@@ -5,14 +5,19 @@ package relay
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"hodei.dev/libs/domain/fault"
-	"hodei.dev/libs/eventing/consumer"
 	"hodei.dev/libs/eventing/relay"
+	"hodei.dev/libs/platform/lifecycle"
 	"hodei.dev/libs/platform/process"
 	"hodei.dev/libs/service/chassis"
 	platformv1 "hodei.dev/proto/hodei/platform/v1"
+	relayv1 "hodei.dev/proto/hodei/relay/v1"
+	"hodei.dev/services/relay/internal/compare"
+	"hodei.dev/services/relay/internal/epoch"
 	"hodei.dev/services/relay/internal/postgres"
+	"hodei.dev/services/relay/internal/rpc"
 )
 
 // Config is the relay's configuration.
@@ -61,36 +66,48 @@ func Migrate(ctx context.Context, cfg Config) error {
 // Run relays until ctx ends.
 //
 //	events ──▶ relay (one active, others stand by) ──▶ HODEI_EVENTS
-//	                │ what can never be published
-//	                ▼
-//	       relay.dead_letters
+//	                │ what can never be published  │ another stream, a lost tail
+//	                ▼                              ▼
+//	       relay.dead_letters              event-log: StreamEpochStarted, EventRepublished
+//
+//	CompletenessService: log, stream, aggregates and positions, compared on demand
 func Run(ctx context.Context, cfg Config, env process.Env) error {
 	c, err := chassis.Open(ctx, spec(), cfg.Config, env)
 	if err != nil {
 		return err
 	}
-	letters := relay.NewDeadLetters(c.Store.Pool())
+	pool := c.Store.Pool()
+	letters, recorder := relay.NewDeadLetters(pool), epoch.NewRecorder(c.Store, pool, c.Log)
 	r, err := relay.New(relay.Config{
 		Store: c.Store, NC: c.NC, JS: c.JS, Window: cfg.Window, Replicas: cfg.Replicas, DeadLetters: letters,
-		Base: func(ctx context.Context) (int64, error) { return consumer.Lowest(ctx, c.Store.Pool()) },
-		Log:  c.Log, Meter: c.Tel.Meter("hodei.dev/relay"),
+		Base: func(ctx context.Context) (int64, error) { return epoch.Base(ctx, c.Store, pool) }, Opened: recorder.Opened,
+		Log: c.Log, Meter: c.Tel.Meter("hodei.dev/relay"),
 	})
 	if err != nil {
 		c.Close()
 		return fmt.Errorf("make the relay: %w", err)
 	}
-	c.OnStatus(func(ctx context.Context, s *platformv1.ServiceStatus) {
-		st := r.Status()
-		s.Position = st.Position
-		s.Lag = max(0, s.Head-st.Position)
-		if st.Diverged != nil {
-			s.Problems["diverged"] = st.Diverged.Error()
-		}
-		if list, err := letters.List(ctx, 1000); err != nil {
-			s.Problems["dead letters"] = err.Error()
-		} else {
-			s.DeadLetters = int64(len(list))
-		}
-	})
-	return c.Run(ctx, c.Exclusive("log", r.Run))
+	c.OnStatus(func(ctx context.Context, s *platformv1.ServiceStatus) { status(ctx, r, letters, s) })
+	if c.RPC != nil {
+		relayv1.RegisterCompletenessServiceServer(c.RPC.GRPC(), &rpc.Completeness{
+			Comparer: &compare.Comparer{Log: c.Store, Pool: pool, JS: c.JS, Now: time.Now},
+			Operator: &epoch.Operator{Log: c.Store, Pool: pool, JS: c.JS}, Meta: c.Meta,
+		})
+	}
+	return c.Run(ctx, c.Exclusive("log", r.Run), lifecycle.Part{Name: "epochs", Run: recorder.Run})
+}
+
+// status says how far the stream is, and why it goes no further.
+func status(ctx context.Context, r *relay.Relay, letters *relay.PostgresDeadLetters, s *platformv1.ServiceStatus) {
+	st := r.Status()
+	s.Position = st.Position
+	s.Lag = max(0, s.Head-st.Position)
+	if st.Diverged != nil {
+		s.Problems["diverged"] = st.Diverged.Error()
+	}
+	if list, err := letters.List(ctx, 1000); err != nil {
+		s.Problems["dead letters"] = err.Error()
+	} else {
+		s.DeadLetters = int64(len(list))
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"hodei.dev/libs/domain/deadline"
+	"hodei.dev/libs/domain/eventlog"
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/domain/job"
 	"hodei.dev/libs/domain/provider"
@@ -43,6 +44,7 @@ const (
 	Job      = "job"
 	Worker   = "worker"
 	Provider = "provider"
+	EventLog = "event-log"
 )
 
 // Entry is one event type.
@@ -107,6 +109,10 @@ var Entries = []Entry{
 	of[provider.OrphanDestroyed]("OrphanResourceDestroyed", list(Provider), Notice, list(Provisioner), nil, "nothing of the orphan is left"),
 
 	of[deadline.TimedOut]("StateTimedOut", list(Job, Worker), Notice, list(TimeoutMonitor), list(Registry, TimeoutMonitor), "a job or worker stayed in a state longer than it may"),
+
+	of[eventlog.EpochRequested]("StreamEpochRequested", list(EventLog), Notice, list(Relay), nil, "an operator has the events stream made anew, because it holds what the log does not"),
+	of[eventlog.EpochStarted]("StreamEpochStarted", list(EventLog), Notice, list(Relay), nil, "the relay publishes to a stream that it has not known before"),
+	of[eventlog.Republished]("EventRepublished", list(EventLog), Notice, list(Relay), nil, "positions that the stream has lost are published again; one event an incident"),
 }
 
 // Lookup returns the entry of a type.

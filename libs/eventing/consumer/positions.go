@@ -1,9 +1,12 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -13,6 +16,12 @@ import (
 type Querier interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// Pooled is a Querier that can also read several rows.
+type Pooled interface {
+	Querier
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
 // PositionsDDL makes a service's table of positions in its schema. Each service
@@ -61,25 +70,47 @@ func (p Positions) Save(ctx context.Context, q Querier, name string, position in
 	return nil
 }
 
-// Lowest returns the lowest stored position of all schemas that have a positions
-// table: where a new events stream may start without anybody missing anything.
-// It is 0 where nothing is stored.
-func Lowest(ctx context.Context, q Querier) (int64, error) {
+// Stored is how far one consumer of one service has handled the log.
+type Stored struct {
+	// Schema is the service's, Name the consumer's.
+	Schema, Name string
+	Position     int64
+	// UpdatedAt is when the position last moved.
+	UpdatedAt time.Time
+}
+
+// AllStored returns the stored positions of all schemas that have a positions
+// table, in order of schema and name.
+func AllStored(ctx context.Context, q Pooled) ([]Stored, error) {
 	var union string
-	err := q.QueryRow(ctx, `select coalesce(string_agg(format('select position from %I.positions', n.nspname), ' union all '), '')
+	err := q.QueryRow(ctx, `select coalesce(string_agg(format('select %L, name, position, updated_at from %I.positions', n.nspname, n.nspname), ' union all '), '')
 		from pg_class c join pg_namespace n on n.oid = c.relnamespace
 		where c.relname = 'positions' and c.relkind = 'r'
 		  and has_table_privilege(c.oid, 'select')
 		  and (select count(*) from pg_attribute a where a.attrelid = c.oid and a.attname in ('name', 'position', 'updated_at')) = 3`).Scan(&union)
 	if err != nil {
-		return 0, fmt.Errorf("find the tables of positions: %w", err)
+		return nil, fmt.Errorf("find the tables of positions: %w", err)
 	}
 	if union == "" {
-		return 0, nil
+		return nil, nil
 	}
-	var lowest int64
-	if err := q.QueryRow(ctx, `select coalesce(min(position), 0) from (`+union+`) as p`).Scan(&lowest); err != nil {
-		return 0, fmt.Errorf("read the lowest position: %w", err)
+	rows, err := q.Query(ctx, union+` order by 1, 2`)
+	if err != nil {
+		return nil, fmt.Errorf("read the positions: %w", err)
 	}
-	return lowest, nil
+	stored, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Stored])
+	if err != nil {
+		return nil, fmt.Errorf("read the positions: %w", err)
+	}
+	return stored, nil
+}
+
+// Lowest returns the lowest stored position of all: where a new events stream
+// may start without anybody missing anything. It is 0 where nothing is stored.
+func Lowest(ctx context.Context, q Pooled) (int64, error) {
+	stored, err := AllStored(ctx, q)
+	if err != nil || len(stored) == 0 {
+		return 0, err
+	}
+	return slices.MinFunc(stored, func(a, b Stored) int { return cmp.Compare(a.Position, b.Position) }).Position, nil
 }

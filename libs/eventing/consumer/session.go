@@ -97,7 +97,7 @@ func (c *Consumer) session(ctx context.Context) error {
 		<-pull.Closed()
 	}()
 	c.lastReason = ""
-	c.update(func(st *Status) { st.Active, st.Pending = true, int64(s.cons.CachedInfo().NumPending) })
+	c.update(func(st *Status) { st.Active, st.Retrying, st.Pending = true, "", int64(s.cons.CachedInfo().NumPending) })
 	return s.receive(ctx, doubt)
 }
 
@@ -111,6 +111,10 @@ func (s *session) open(ctx context.Context) error {
 	}
 	if !c.identity.IsZero() && !c.identity.Equal(s.stream.Created) {
 		c.log.Warn("the events stream is another one than before", "base", s.stream.Base, "position", c.position)
+	}
+	if err := s.agree(s.connected); err != nil {
+		c.update(func(st *Status) { st.Retrying = err.Error() })
+		return err
 	}
 	c.identity = s.stream.Created
 	if s.stream.Deleted > 0 && c.position < s.stream.Head() {

@@ -42,7 +42,7 @@ func (p *Projection) park(ctx context.Context, e event.Event, cause error) error
 	if err != nil || len(events) == 0 {
 		return err
 	}
-	err = p.inTx(ctx, e.Position, func(tx pgx.Tx) error { return p.insertParked(ctx, tx, e, cause.Error()) })
+	err = p.inTx(ctx, e.Position, e.ID, func(tx pgx.Tx) error { return p.insertParked(ctx, tx, e, cause.Error()) })
 	if err == nil {
 		p.blocked[e.Stream.String()] = true
 	}

@@ -23,6 +23,7 @@ import (
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/eventing/consumer"
 	"hodei.dev/libs/eventing/event"
+	"hodei.dev/libs/eventing/store"
 )
 
 // defaultGather bounds the transactions of a projection to 20 a second. Whoever
@@ -79,7 +80,7 @@ type Config struct {
 	Apply func(ctx context.Context, tx pgx.Tx, events []event.Event) error
 	// Reset empties the projection's own tables in tx. Required.
 	Reset func(ctx context.Context, tx pgx.Tx) error
-	// Pool is the service's database. Required.
+	// Pool is the service's database, which holds the event log as well. Required.
 	Pool *pgxpool.Pool
 	// Store is the event log. Required.
 	Store consumer.Log
@@ -221,7 +222,7 @@ func (p *Projection) rebuild(ctx context.Context) error {
 	if _, err := p.load(ctx); err != nil {
 		return err
 	}
-	err := p.inTx(ctx, 0, func(tx pgx.Tx) error {
+	err := p.inTx(ctx, 0, "", func(tx pgx.Tx) error {
 		if err := p.cfg.Reset(ctx, tx); err != nil {
 			return fmt.Errorf("reset: %w", err)
 		}
@@ -293,7 +294,8 @@ func (p *Projection) handle(ctx context.Context, events []event.Event) error {
 			}
 		}
 	}
-	return p.inTx(ctx, events[len(events)-1].Position, func(tx pgx.Tx) error {
+	last := events[len(events)-1]
+	return p.inTx(ctx, last.Position, last.ID, func(tx pgx.Tx) error {
 		for _, e := range waiting {
 			if err := p.insertParked(ctx, tx, e, "behind an earlier event of "+e.Stream.String()); err != nil {
 				return err
@@ -330,7 +332,9 @@ func (p *Projection) settle(ctx context.Context, events []event.Event) ([]event.
 
 // inTx runs fn and moves the position in one transaction. The position is
 // written where it is the expected one: whoever else has written meanwhile wins.
-func (p *Projection) inTx(ctx context.Context, position int64, fn func(tx pgx.Tx) error) error {
+// Where id is not empty, it is written only where the log holds that event there: a
+// database that was taken back gets no rows of events that it has lost.
+func (p *Projection) inTx(ctx context.Context, position int64, id string, fn func(tx pgx.Tx) error) error {
 	tx, err := p.cfg.Pool.Begin(ctx)
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
@@ -339,14 +343,16 @@ func (p *Projection) inTx(ctx context.Context, position int64, fn func(tx pgx.Tx
 	if err := fn(tx); err != nil {
 		return err
 	}
-	tag, err := tx.Exec(ctx, `update `+p.positions+` set position = $3, updated_at = now() where name = $1 and position = $2`,
-		p.cfg.Name, p.expected, position)
+	sql, args := `update `+p.positions+` set position = $3, updated_at = now() where name = $1 and position = $2`, []any{p.cfg.Name, p.expected, position}
+	if id != "" {
+		sql, args = sql+` and `+store.Holds("$3", "$4"), append(args, id)
+	}
+	tag, err := tx.Exec(ctx, sql, args...)
 	if err != nil {
 		return fmt.Errorf("move the position of %s: %w", p.cfg.Name, err)
 	}
 	if tag.RowsAffected() != 1 {
-		actual, _ := p.Position(ctx) // only for the message
-		return consumer.Stop(&ReplacedError{Name: p.cfg.Name, Expected: p.expected, Actual: actual})
+		return p.refused(ctx, position, id)
 	}
 	if err := tx.Commit(ctx); err != nil {
 		p.uncertain, p.attempted = true, position
@@ -354,6 +360,16 @@ func (p *Projection) inTx(ctx context.Context, position int64, fn func(tx pgx.Tx
 	}
 	p.expected = position
 	return nil
+}
+
+// refused says why the position could not be moved. Both reasons end Run: the next
+// one begins with what is stored.
+func (p *Projection) refused(ctx context.Context, position int64, id string) error {
+	actual, err := p.Position(ctx)
+	if err == nil && actual == p.expected {
+		return consumer.Stop(&consumer.DivergedError{Position: position, Reason: "it does not have event " + id})
+	}
+	return consumer.Stop(&ReplacedError{Name: p.cfg.Name, Expected: p.expected, Actual: actual})
 }
 
 // checkpoint moves the position over what had nothing for this projection.
@@ -364,5 +380,5 @@ func (p *Projection) checkpoint(ctx context.Context, position int64) error {
 	if position <= p.expected {
 		return nil
 	}
-	return p.inTx(ctx, position, func(pgx.Tx) error { return nil })
+	return p.inTx(ctx, position, "", func(pgx.Tx) error { return nil })
 }

@@ -71,7 +71,9 @@ func (r *Relay) check(ctx context.Context, stream bus.Events, n int) error {
 	}
 	r.update(func(s *Status) { s.Head = max(s.Head, head) })
 	if head < stream.Head() {
-		return &DivergedError{Position: head + 1, Reason: fmt.Sprintf("the log ends at %d, the stream at %d", head, stream.Head())}
+		return r.firstDifference(ctx, stream, &DivergedError{
+			Position: head + 1, Reason: fmt.Sprintf("the log ends at %d, the stream at %d", head, stream.Head()),
+		})
 	}
 	if stream.Messages == 0 {
 		return nil
@@ -84,11 +86,37 @@ func (r *Relay) check(ctx context.Context, stream bus.Events, n int) error {
 		seqs = append(seqs, stream.First+rand.Uint64N(stream.Last-stream.First+1))
 	}
 	for _, seq := range seqs {
-		if err := r.compare(ctx, stream, seq); err != nil {
+		err := r.compare(ctx, stream, seq)
+		if diverged, ok := errors.AsType[*DivergedError](err); ok {
+			return r.firstDifference(ctx, stream, diverged)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// firstDifference looks for where a divergence begins. A log that was taken back
+// has all before that and nothing after it as the stream has it, so halving finds
+// it in as many questions as the stream's length has binary digits. What cannot be
+// asked meanwhile leaves it as it was found.
+func (r *Relay) firstDifference(ctx context.Context, stream bus.Events, found *DivergedError) error {
+	first, last := stream.First, uint64(found.Position-stream.Base) // last differs
+	for first < last {
+		middle := first + (last-first)/2
+		err := r.compare(ctx, stream, middle)
+		diverged, differs := errors.AsType[*DivergedError](err)
+		switch {
+		case differs:
+			found, last = diverged, middle
+		case err != nil:
+			return found
+		default:
+			first = middle + 1
+		}
+	}
+	return found
 }
 
 // compare looks at one message; one that has gone meanwhile is no difference.

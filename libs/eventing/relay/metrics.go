@@ -12,7 +12,6 @@ import (
 type metrics struct {
 	published, resyncs, tombstones, sweepFound metric.Int64Counter
 	latency                                    metric.Float64Histogram
-	registration                               metric.Registration
 }
 
 func newMetrics(meter metric.Meter, r *Relay) (*metrics, error) {
@@ -31,7 +30,7 @@ func newMetrics(meter metric.Meter, r *Relay) (*metrics, error) {
 	diverged, err6 := meter.Int64ObservableGauge("hodei.relay.diverged", metric.WithDescription("1 when stream and log contradict each other and publishing has stopped."))
 	errs[5], errs[6] = err5, err6
 	if errs[5] == nil && errs[6] == nil {
-		m.registration, errs[7] = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		_, errs[7] = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 			s := r.Status()
 			o.ObserveInt64(position, s.Position)
 			if s.Diverged != nil {

@@ -60,6 +60,9 @@ type Config struct {
 	Base func(ctx context.Context) (int64, error)
 	// DeadLetters keeps events that can never be published. Required.
 	DeadLetters DeadLetters
+	// Opened is told of the stream each time before publishing to it begins; its
+	// error is a reason to start over. May be nil.
+	Opened func(ctx context.Context, o Opened) error
 	// Window is how many messages may wait for their acknowledgement. Default 512.
 	Window int
 	// Replicas of the events stream: 1, 3 or 5. Default 1.
@@ -78,6 +81,18 @@ type Config struct {
 	Meter metric.Meter
 }
 
+// Opened is the stream that publishing is about to go on with, equal to the log
+// as far as looked.
+type Opened struct {
+	// Created tells the stream from another one of the same name.
+	Created time.Time
+	// Base is the position before its first message, Head that of its last.
+	Base, Head int64
+	// Before is the last position that this relay knew the stream to hold; above
+	// Head where the stream has lost something. 0 where it has known none yet.
+	Before int64
+}
+
 // Status is what a relay knows of itself.
 type Status struct {
 	// Position is the last one that the stream is known to hold.
@@ -86,7 +101,7 @@ type Status struct {
 	Head int64
 	// Publishing is whether it is connected, has compared stream and log, and publishes.
 	Publishing bool
-	// Diverged is why it has stopped for good; nil while it has not.
+	// Diverged is why it has stopped; nil while it has not. Run looks anew.
 	Diverged error
 }
 
@@ -140,7 +155,6 @@ func setDefault[T comparable](v *T, d T) {
 // [*DivergedError], a stream of the same name that is not the relay's, or a
 // connection that was closed for good.
 func (r *Relay) Run(ctx context.Context) error {
-	defer func() { _ = r.m.registration.Unregister() }()
 	delay := time.Duration(0)
 	for {
 		before := r.Status().Position
@@ -151,8 +165,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case errors.As(err, &diverged):
-			r.update(func(s *Status) { s.Diverged = diverged })
-			r.log.Error("stream and log contradict each other: publishing stops until an operator acts", "error", err, "alert", true)
+			r.stopped(diverged)
 			return err
 		case errors.Is(err, bus.ErrNoBase), errors.Is(err, nats.ErrConnectionClosed):
 			return err
@@ -167,6 +180,15 @@ func (r *Relay) Run(ctx context.Context) error {
 		if !wait(ctx, delay/2+rand.N(delay)) {
 			return nil
 		}
+	}
+}
+
+// stopped notes a divergence; the same one again is no news.
+func (r *Relay) stopped(err *DivergedError) {
+	known := r.Status().Diverged
+	r.update(func(s *Status) { s.Diverged = err })
+	if known == nil || known.Error() != err.Error() {
+		r.log.Error("stream and log contradict each other: publishing stops until an operator acts; see `hodei doctor`", "error", err, "alert", true)
 	}
 }
 
@@ -186,18 +208,18 @@ func (r *Relay) session(ctx context.Context) error {
 		return err
 	}
 	defer src.close()
-	stream, err := r.open(ctx)
+	stream, last, err := r.open(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		return err
 	}
-	r.update(func(s *Status) { s.Position, s.Publishing = stream.Head(), true })
+	r.update(func(s *Status) { s.Position, s.Publishing, s.Diverged = stream.Head(), true, nil })
 
 	trouble := make(chan error, 2)
 	batches := make(chan []event.Event, 1) // the next batch is read while one is published
-	parts.Go(func() { trouble <- src.run(ctx, stream.Head(), batches) })
+	parts.Go(func() { trouble <- src.run(ctx, stream.Head(), last, batches) })
 	parts.Go(func() { trouble <- r.checkOften(ctx) })
 	w, err := r.newWindow(stream)
 	if err != nil {
@@ -207,18 +229,43 @@ func (r *Relay) session(ctx context.Context) error {
 	return w.run(ctx, batches, trouble)
 }
 
-// open returns the stream, made if needed and equal to the log as far as looked.
-func (r *Relay) open(ctx context.Context) (bus.Events, error) {
+// open returns the stream, made if needed and equal to the log as far as looked,
+// and the id of the event at its head.
+func (r *Relay) open(ctx context.Context) (stream bus.Events, last string, err error) {
 	ask, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	stream, err := bus.EnsureEvents(ask, r.cfg.JS, bus.EventsConfig{Replicas: r.cfg.Replicas, MaxAge: r.cfg.MaxAge, Base: r.cfg.Base})
+	stream, err = bus.EnsureEvents(ask, r.cfg.JS, bus.EventsConfig{Replicas: r.cfg.Replicas, MaxAge: r.cfg.MaxAge, Base: r.cfg.Base})
 	if err != nil {
-		return bus.Events{}, err
+		return bus.Events{}, "", err
 	}
 	if err := r.check(ctx, stream, 2); err != nil {
-		return bus.Events{}, fmt.Errorf("compare stream and log: %w", err)
+		return bus.Events{}, "", fmt.Errorf("compare stream and log: %w", err)
 	}
-	return stream, nil
+	if last, err = r.idAt(ctx, stream.Head()); err != nil {
+		return bus.Events{}, "", err
+	}
+	if r.cfg.Opened != nil {
+		o := Opened{Created: stream.Created, Base: stream.Base, Head: stream.Head(), Before: r.Status().Position}
+		if err := r.cfg.Opened(ctx, o); err != nil {
+			return bus.Events{}, "", fmt.Errorf("tell of the stream: %w", err)
+		}
+	}
+	return stream, last, nil
+}
+
+// idAt is the id of the log's event at a position; "" for position 0.
+func (r *Relay) idAt(ctx context.Context, position int64) (string, error) {
+	if position == 0 {
+		return "", nil
+	}
+	events, err := r.cfg.Store.Read(ctx, store.ReadOptions{After: position - 1, Through: position, Limit: 1})
+	if err != nil {
+		return "", fmt.Errorf("read position %d: %w", position, err)
+	}
+	if len(events) == 0 {
+		return "", &DivergedError{Position: position, Reason: "the log has nothing here"}
+	}
+	return events[0].ID, nil
 }
 
 // Status returns a copy; safe for concurrent use.

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -50,11 +51,14 @@ func (r *Relay) newSource() (*source, error) {
 func (s *source) close() { _ = s.sub.Unsubscribe() }
 
 // run sends all events after cursor, in order, until ctx ends. It waits out a
-// Postgres that is away. Its error is that the log is not contiguous.
-func (s *source) run(ctx context.Context, cursor int64, out chan<- []event.Event) error {
+// Postgres that is away. Each read begins with the event that was read last, whose
+// id is last ("" where it is not known): a log that was taken back meanwhile cannot
+// go on under positions that are published already. Its error is that, or that the
+// log is not contiguous.
+func (s *source) run(ctx context.Context, cursor int64, last string, out chan<- []event.Event) error {
 	limit := readLimit
 	for ctx.Err() == nil {
-		events, err := s.read(ctx, cursor, limit)
+		events, err := s.after(ctx, cursor, last, limit)
 		if err != nil {
 			return err
 		}
@@ -77,7 +81,7 @@ func (s *source) run(ctx context.Context, cursor int64, out chan<- []event.Event
 			case <-ctx.Done():
 				return ctx.Err()
 			}
-			cursor = events[len(events)-1].Position
+			cursor, last = events[len(events)-1].Position, events[len(events)-1].ID
 			full := len(events) == limit
 			limit = min(readLimit, max(16, readBytes/(1+size/len(events))))
 			s.r.update(func(st *Status) { st.Head = max(st.Head, cursor) })
@@ -90,6 +94,23 @@ func (s *source) run(ctx context.Context, cursor int64, out chan<- []event.Event
 		}
 	}
 	return ctx.Err()
+}
+
+// after reads what follows the event last at cursor.
+func (s *source) after(ctx context.Context, cursor int64, last string, limit int) ([]event.Event, error) {
+	if last == "" || cursor == 0 {
+		return s.read(ctx, cursor, limit)
+	}
+	events, err := s.read(ctx, cursor-1, limit+1)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(events) == 0:
+		return nil, &DivergedError{Position: cursor, Reason: "the log has lost the event that the stream has"}
+	case events[0].Position != cursor || events[0].ID != last:
+		return nil, &DivergedError{Position: cursor, Reason: fmt.Sprintf("the stream has event %s, the log %s at %d", last, events[0].ID, events[0].Position)}
+	}
+	return events[1:], nil
 }
 
 // read retries until Postgres answers.

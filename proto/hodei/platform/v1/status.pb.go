@@ -23,7 +23,9 @@ const (
 )
 
 type GetStatusRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Look for findings as well: it may take a moment on a large system.
+	Examine       bool `protobuf:"varint,1,opt,name=examine,proto3" json:"examine,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -56,6 +58,13 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
 	return file_hodei_platform_v1_status_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *GetStatusRequest) GetExamine() bool {
+	if x != nil {
+		return x.Examine
+	}
+	return false
 }
 
 type GetStatusResponse struct {
@@ -123,7 +132,9 @@ type ServiceStatus struct {
 	Figures   map[string]int64       `protobuf:"bytes,10,rep,name=figures,proto3" json:"figures,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	StartedAt *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	// The service did not answer; problems say why.
-	Unreachable   bool `protobuf:"varint,12,opt,name=unreachable,proto3" json:"unreachable,omitempty"`
+	Unreachable bool `protobuf:"varint,12,opt,name=unreachable,proto3" json:"unreachable,omitempty"`
+	// What is off and who can do what about it; only where the request examines.
+	Findings      []*Finding `protobuf:"bytes,13,rep,name=findings,proto3" json:"findings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -242,14 +253,103 @@ func (x *ServiceStatus) GetUnreachable() bool {
 	return false
 }
 
+func (x *ServiceStatus) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+// Finding is one thing that is not as it should be.
+type Finding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was looked at, such as "deadlines", "dead letters", "breakers".
+	Check string `protobuf:"bytes,1,opt,name=check,proto3" json:"check,omitempty"`
+	// "error": something does not work; "warning": somebody should look.
+	Severity string `protobuf:"bytes,2,opt,name=severity,proto3" json:"severity,omitempty"`
+	// What it is about, such as "job/<id>"; empty for the service itself.
+	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	Problem string `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
+	// What to do about it.
+	Action        string `protobuf:"bytes,5,opt,name=action,proto3" json:"action,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_hodei_platform_v1_status_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_hodei_platform_v1_status_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_hodei_platform_v1_status_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Finding) GetCheck() string {
+	if x != nil {
+		return x.Check
+	}
+	return ""
+}
+
+func (x *Finding) GetSeverity() string {
+	if x != nil {
+		return x.Severity
+	}
+	return ""
+}
+
+func (x *Finding) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Finding) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *Finding) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
 var File_hodei_platform_v1_status_proto protoreflect.FileDescriptor
 
 const file_hodei_platform_v1_status_proto_rawDesc = "" +
 	"\n" +
-	"\x1ehodei/platform/v1/status.proto\x12\x11hodei.platform.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n" +
-	"\x10GetStatusRequest\"Q\n" +
+	"\x1ehodei/platform/v1/status.proto\x12\x11hodei.platform.v1\x1a\x1fgoogle/protobuf/timestamp.proto\",\n" +
+	"\x10GetStatusRequest\x12\x18\n" +
+	"\aexamine\x18\x01 \x01(\bR\aexamine\"Q\n" +
 	"\x11GetStatusResponse\x12<\n" +
-	"\bservices\x18\x01 \x03(\v2 .hodei.platform.v1.ServiceStatusR\bservices\"\xb7\x04\n" +
+	"\bservices\x18\x01 \x03(\v2 .hodei.platform.v1.ServiceStatusR\bservices\"\xef\x04\n" +
 	"\rServiceStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x14\n" +
@@ -264,13 +364,20 @@ const file_hodei_platform_v1_status_proto_rawDesc = "" +
 	" \x03(\v2-.hodei.platform.v1.ServiceStatus.FiguresEntryR\afigures\x129\n" +
 	"\n" +
 	"started_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12 \n" +
-	"\vunreachable\x18\f \x01(\bR\vunreachable\x1a;\n" +
+	"\vunreachable\x18\f \x01(\bR\vunreachable\x126\n" +
+	"\bfindings\x18\r \x03(\v2\x1a.hodei.platform.v1.FindingR\bfindings\x1a;\n" +
 	"\rProblemsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
 	"\fFiguresEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x012g\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x87\x01\n" +
+	"\aFinding\x12\x14\n" +
+	"\x05check\x18\x01 \x01(\tR\x05check\x12\x1a\n" +
+	"\bseverity\x18\x02 \x01(\tR\bseverity\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12\x18\n" +
+	"\aproblem\x18\x04 \x01(\tR\aproblem\x12\x16\n" +
+	"\x06action\x18\x05 \x01(\tR\x06action2g\n" +
 	"\rStatusService\x12V\n" +
 	"\tGetStatus\x12#.hodei.platform.v1.GetStatusRequest\x1a$.hodei.platform.v1.GetStatusResponseB.Z,hodei.dev/proto/hodei/platform/v1;platformv1b\x06proto3"
 
@@ -286,27 +393,29 @@ func file_hodei_platform_v1_status_proto_rawDescGZIP() []byte {
 	return file_hodei_platform_v1_status_proto_rawDescData
 }
 
-var file_hodei_platform_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_hodei_platform_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_hodei_platform_v1_status_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),      // 0: hodei.platform.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),     // 1: hodei.platform.v1.GetStatusResponse
 	(*ServiceStatus)(nil),         // 2: hodei.platform.v1.ServiceStatus
-	nil,                           // 3: hodei.platform.v1.ServiceStatus.ProblemsEntry
-	nil,                           // 4: hodei.platform.v1.ServiceStatus.FiguresEntry
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*Finding)(nil),               // 3: hodei.platform.v1.Finding
+	nil,                           // 4: hodei.platform.v1.ServiceStatus.ProblemsEntry
+	nil,                           // 5: hodei.platform.v1.ServiceStatus.FiguresEntry
+	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
 }
 var file_hodei_platform_v1_status_proto_depIdxs = []int32{
 	2, // 0: hodei.platform.v1.GetStatusResponse.services:type_name -> hodei.platform.v1.ServiceStatus
-	3, // 1: hodei.platform.v1.ServiceStatus.problems:type_name -> hodei.platform.v1.ServiceStatus.ProblemsEntry
-	4, // 2: hodei.platform.v1.ServiceStatus.figures:type_name -> hodei.platform.v1.ServiceStatus.FiguresEntry
-	5, // 3: hodei.platform.v1.ServiceStatus.started_at:type_name -> google.protobuf.Timestamp
-	0, // 4: hodei.platform.v1.StatusService.GetStatus:input_type -> hodei.platform.v1.GetStatusRequest
-	1, // 5: hodei.platform.v1.StatusService.GetStatus:output_type -> hodei.platform.v1.GetStatusResponse
-	5, // [5:6] is the sub-list for method output_type
-	4, // [4:5] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	4, // 1: hodei.platform.v1.ServiceStatus.problems:type_name -> hodei.platform.v1.ServiceStatus.ProblemsEntry
+	5, // 2: hodei.platform.v1.ServiceStatus.figures:type_name -> hodei.platform.v1.ServiceStatus.FiguresEntry
+	6, // 3: hodei.platform.v1.ServiceStatus.started_at:type_name -> google.protobuf.Timestamp
+	3, // 4: hodei.platform.v1.ServiceStatus.findings:type_name -> hodei.platform.v1.Finding
+	0, // 5: hodei.platform.v1.StatusService.GetStatus:input_type -> hodei.platform.v1.GetStatusRequest
+	1, // 6: hodei.platform.v1.StatusService.GetStatus:output_type -> hodei.platform.v1.GetStatusResponse
+	6, // [6:7] is the sub-list for method output_type
+	5, // [5:6] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_hodei_platform_v1_status_proto_init() }
@@ -320,7 +429,7 @@ func file_hodei_platform_v1_status_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hodei_platform_v1_status_proto_rawDesc), len(file_hodei_platform_v1_status_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -215,24 +216,22 @@ func neverTwice(t *testing.T, c *system.Client) {
 
 func threeAttempts(t *testing.T, c *system.Client) {
 	t.Helper()
-	out, errs, code := c.Hodei("run", "--name", "thrice", "--max-attempts", "3", "--", "sh", "-c", "echo attempt $HODEI_ATTEMPT; exit 1")
-	if code != 1 || out != "attempt 1\nattempt 2\nattempt 3\n" {
+	out, errs, code := c.Hodei("run", "--name", "thrice", "--max-attempts", "3", "--backoff-initial", "400ms", "--backoff-jitter", "0",
+		"--", "sh", "-c", "echo attempt $HODEI_ATTEMPT; exit $HODEI_ATTEMPT")
+	if code != 3 || out != "attempt 1\nattempt 2\nattempt 3\n" {
 		t.Errorf("%q, exit %d\n%s", out, code, errs)
 	}
 	id := named(c, "thrice")[0].ID
 	j := look(c, id)
-	if j.State != "FAILED" || j.Attempt != 3 || len(j.Attempts) != 3 || j.ExitCode == nil || *j.ExitCode != 1 {
-		t.Errorf("%+v", j)
+	if j.State != "FAILED" || j.Attempt != 3 || len(j.Attempts) != 3 || j.ExitCode == nil || *j.ExitCode != 3 {
+		t.Fatalf("%+v", j)
 	}
-	requeued := 0
-	for _, e := range history(c, id) {
-		if e.Type == "JobRequeued" {
-			requeued++
+	for i, a := range j.Attempts {
+		if a.Number != i+1 || a.ExitCode == nil || *a.ExitCode != i+1 {
+			t.Errorf("attempt %d: %+v", i+1, a)
 		}
 	}
-	if requeued != 2 {
-		t.Errorf("queued again %d times", requeued)
-	}
+	heldBack(t, history(c, id), 2)
 	for n := 1; n <= 3; n++ {
 		if out, _, code := c.Hodei("job", "logs", id, "--attempt", strconv.Itoa(n)); out != fmt.Sprintf("attempt %d\n", n) || code != 0 {
 			t.Errorf("logs of attempt %d: %q, exit %d", n, out, code)
@@ -240,5 +239,35 @@ func threeAttempts(t *testing.T, c *system.Client) {
 	}
 	if out, _, code := c.Hodei("job", "logs", id, "--attempt", "4"); out != "" || code == 0 {
 		t.Errorf("logs of an attempt that never was: %q, exit %d", out, code)
+	}
+}
+
+// heldBack fails unless the job was queued again so many times and placed again each
+// time only when its backoff was over.
+func heldBack(t *testing.T, events []eventView, want int) {
+	t.Helper()
+	times := 0
+	var until time.Time
+	for _, e := range events {
+		switch e.Type {
+		case "JobRequeued":
+			times++
+			var fact struct {
+				NotBefore time.Time `json:"not_before"`
+			}
+			if err := json.Unmarshal(e.Data, &fact); err != nil {
+				t.Fatal(err)
+			}
+			if until = fact.NotBefore; until.IsZero() {
+				t.Errorf("queued again at %s without a backoff", e.Time)
+			}
+		case "JobAssigned", "JobScheduled":
+			if e.Time.Before(until) {
+				t.Errorf("%s at %s, before its backoff was over at %s", e.Type, e.Time, until)
+			}
+		}
+	}
+	if times != want {
+		t.Errorf("queued again %d times, want %d", times, want)
 	}
 }

@@ -25,7 +25,7 @@ func (j Job) Retry() (Spec, error) {
 			WithCode("JOB_NOT_TERMINAL", "wait for its end (`hodei job wait "+j.ID+"`) or cancel it first")
 	}
 	spec := j.Spec
-	spec.Retry = spec.Retry.explicit()
+	spec.Retry = spec.Retry.Explicit()
 	return spec, nil
 }
 

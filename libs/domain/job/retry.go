@@ -124,11 +124,13 @@ func (r Retry) withDefaults() Retry {
 	return r
 }
 
-// explicit spells out what the policy of a job means that was queued before it could say so.
-func (r Retry) explicit() Retry {
+// Explicit spells out what a policy means that was queued before it could say so; any
+// other it returns as it is.
+func (r Retry) Explicit() Retry {
 	if r.On == nil {
 		r.On = r.list(func(k Cause) bool { return k.Retried != Never && r.budget(k.Infrastructure) })
 	}
+	r.Backoff = r.Backoff.withDefaults()
 	return r
 }
 

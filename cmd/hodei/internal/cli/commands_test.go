@@ -103,6 +103,28 @@ func TestCommandsInText(t *testing.T) {
 	}
 }
 
+// TestJobGetTellsOfAttempts: what is retried, how each attempt ended, and when the next one may begin.
+func TestJobGetTellsOfAttempts(t *testing.T) {
+	w := aWorld()
+	j, at, three := w.jobs[0], time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC), int32(3)
+	j.State, j.NotBefore, j.AttemptsEnded, j.AttemptsLost = "PENDING", timestamppb.New(time.Now().Add(time.Hour+time.Second)), 1, 1
+	j.Spec.Retry = &schedulerv1.Retry{
+		MaxAttempts: 3, InfrastructureAttempts: &three, On: []string{"EXIT_CODE", "WORKER_LOST"},
+		Backoff: &schedulerv1.Backoff{Initial: "1s", Factor: new(2.0), Max: "1m0s", Jitter: new(0.5)},
+	}
+	j.Attempts = append(j.Attempts, &schedulerv1.Attempt{
+		Number: 2, WorkerId: "w-2", StartedAt: timestamppb.New(at), FinishedAt: timestamppb.New(at),
+		Failure: &schedulerv1.Failure{Category: "WORKER_LOST", Message: "worker w-2 is gone"},
+	})
+	got := serve(t, w).run("job", "get", "0198")
+	want := `(?s)so far +1 ended by the command, 1 lost by the platform\n.*not before +\S+ \S+ \(in (1h|59m).*\)\n` +
+		`.*max attempts +3, and 3 that the platform may lose\nretry on +EXIT_CODE, WORKER_LOST\nbackoff +1s, times 2 each time up to 1m0s; chance takes off up to 0.5 of it\n` +
+		`.*\n1 +w-1 .* 3 .*\n2 +w-2 .*WORKER_LOST: worker w-2 is gone\n`
+	if got.code != 0 || !regexp.MustCompile(want).MatchString(got.stdout) {
+		t.Errorf("code %d\n%s\nwant %s", got.code, got.stdout, want)
+	}
+}
+
 // Every command's JSON is an object, an array or an object a line, with the API's names.
 func TestCommandsInJSON(t *testing.T) {
 	for command, tc := range map[string]struct {

@@ -73,6 +73,9 @@ func (a *app) describe(j *schedulerv1.Job, p *provisionerv1.Provider) error {
 	}
 	describeEnd(&s, j)
 	s.Add("attempt", "%s", attemptOf(j))
+	if j.GetAttemptsEnded()+j.GetAttemptsLost() > 0 {
+		s.Add("so far", "%d ended by the command, %d lost by the platform", j.GetAttemptsEnded(), j.GetAttemptsLost())
+	}
 	if p != nil {
 		s.Add("provider", "%s (%s)", p.GetName(), j.GetProviderId())
 	} else {
@@ -84,7 +87,13 @@ func (a *app) describe(j *schedulerv1.Job, p *provisionerv1.Provider) error {
 	if j.GetQueuedAt() != nil && !j.GetQueuedAt().AsTime().Equal(j.GetCreatedAt().AsTime()) {
 		s.Add("queued", "%s", since(now, j.GetQueuedAt()))
 	}
-	s.Add("not before", "%s", render.Time(j.GetNotBefore()))
+	if at := j.GetNotBefore(); at != nil {
+		wait := "now"
+		if left := at.AsTime().Sub(now); left > 0 {
+			wait = "in " + render.Duration(left)
+		}
+		s.Add("not before", "%s (%s)", render.Time(at), wait)
+	}
 	s.Add("started", "%s", since(now, j.GetStartedAt()))
 	s.Add("finished", "%s", since(now, j.GetFinishedAt()))
 	s.Add("ran", "%s", render.Between(j.GetStartedAt(), j.GetFinishedAt()))
@@ -149,9 +158,7 @@ func describeSpec(s *render.Sheet, spec *schedulerv1.JobSpec, p *provisionerv1.P
 	}
 	s.Add("timeout", "%s", spec.GetTimeout())
 	s.Add("queue timeout", "%s", spec.GetQueueTimeout())
-	if retry := spec.GetRetry(); retry != nil {
-		s.Add("max attempts", "%d, and %d that the platform may lose", retry.GetMaxAttempts(), retry.GetInfrastructureAttempts())
-	}
+	describeRetry(s, spec.GetRetry())
 	s.Add("wants provider", "%s", spec.GetPlacement().GetProvider())
 	s.Add("prefers provider", "%s", spec.GetPlacement().GetPreferredProvider())
 	s.Add("wants labels", "%s", render.Pairs(spec.GetPlacement().GetRequiredLabels()))
@@ -159,6 +166,22 @@ func describeSpec(s *render.Sheet, spec *schedulerv1.JobSpec, p *provisionerv1.P
 	s.Add("tags", "%s", strings.Join(spec.GetTags(), ", "))
 	s.Add("annotations", "%s", render.Pairs(spec.GetAnnotations()))
 	s.Add("idempotency key", "%s", spec.GetIdempotencyKey())
+}
+
+// describeRetry prints a retry policy.
+func describeRetry(s *render.Sheet, retry *schedulerv1.Retry) {
+	if retry == nil {
+		return
+	}
+	s.Add("max attempts", "%d, and %d that the platform may lose", retry.GetMaxAttempts(), retry.GetInfrastructureAttempts())
+	on := strings.Join(retry.GetOn(), ", ")
+	if on == "" {
+		on = "nothing"
+	}
+	s.Add("retry on", "%s", on)
+	if b := retry.GetBackoff(); b != nil && len(retry.GetOn()) > 0 {
+		s.Add("backoff", "%s, times %v each time up to %s; chance takes off up to %v of it", b.GetInitial(), b.GetFactor(), b.GetMax(), b.GetJitter())
+	}
 }
 
 // limited is what a provider makes of a reservation, in brackets.

@@ -32,7 +32,9 @@ The first Ctrl-C (or SIGTERM) cancels the job and waits for its end; the second
 leaves it and prints its id. A server that restarts on the way is waited for.
 
 A job whose worker is lost starts again (see --infrastructure-attempts): across the
-loss of a worker a command runs at least once, not exactly once.
+loss of a worker a command runs at least once, not exactly once. With --max-attempts a
+command that fails is tried again as well; --retry-on says after which failures, and
+--backoff-... how long the next attempt waits.
 
 With -o json each piece of output is an object on a line of its own, its data in
 base64, and the last line is the job.`,

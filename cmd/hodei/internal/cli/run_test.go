@@ -110,7 +110,8 @@ func TestRunSendsWhatItIsTold(t *testing.T) {
 	}
 	got := s.begin("input", "run", "--detach", "-o", "json", "--correlation-id", "c-1", "--name", "n", "--namespace", "ns", "--env", "A=1", "--env-file", file,
 		"--cwd", "/tmp", "--label", "l=1", "--annotation", "a=2", "--priority", "7", "--timeout", "1m30s", "--queue-timeout", "1h", "--max-attempts", "3",
-		"--infrastructure-attempts", "0", "--cpu", "500m", "--memory", "256Mi", "--provider", "p",
+		"--infrastructure-attempts", "0", "--retry-on", "exit-code,TIMEOUT", "--retry-on", "signal", "--backoff-initial", "5s", "--backoff-factor", "1.5",
+		"--backoff-max", "2m", "--backoff-jitter", "0", "--cpu", "500m", "--memory", "256Mi", "--provider", "p",
 		"--prefer-provider", "q", "--require-label", "zone=a", "--require-label", "os=linux", "--description", "d e", "--tag", "t", "--tag", "u", "-i", "echo", "--name", "-o", "text").wait()
 	if got.code != 0 {
 		t.Fatalf("%+v", got)
@@ -125,7 +126,7 @@ func TestRunSendsWhatItIsTold(t *testing.T) {
 	spec := w.specs[0]
 	want := `{"name":"n","namespace":"ns","command":["echo","--name","-o","text"],"env":{"A":"1","B":"x=y"},"cwd":"/tmp","stdin":"aW5wdXQ=",` +
 		`"labels":{"l":"1"},"annotations":{"a":"2"},"priority":7,"timeout":"1m30s","queue_timeout":"1h","resources":{"cpu_millis":"500","memory_bytes":"268435456"},` +
-		`"retry":{"max_attempts":3,"infrastructure_attempts":0},"placement":{"provider":"p","preferred_provider":"q","required_labels":{"zone":"a","os":"linux"}},"description":"d e","tags":["t","u"],"id":"` + spec.GetId() + `"}`
+		`"retry":{"max_attempts":3,"infrastructure_attempts":0,"on":["EXIT_CODE","TIMEOUT","SIGNAL"],"backoff":{"initial":"5s","factor":1.5,"max":"2m","jitter":0}},"placement":{"provider":"p","preferred_provider":"q","required_labels":{"zone":"a","os":"linux"}},"description":"d e","tags":["t","u"],"id":"` + spec.GetId() + `"}`
 	wanted, err := parseSpec([]byte(want))
 	if err != nil {
 		t.Fatal(err)

@@ -5,10 +5,12 @@ import (
 	"io"
 	"maps"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
 
 	"hodei.dev/libs/domain/job"
 	schedulerv1 "hodei.dev/proto/hodei/scheduler/v1"
@@ -21,6 +23,9 @@ type specFlags struct {
 	description, preferred                                   string
 	env, envFiles, labels, annotations, tags, required       []string
 	priority, maxAttempts, infrastructureAttempts            int32
+	retryOn                                                  []string
+	backoffInitial, backoffMax                               string
+	backoffFactor, backoffJitter                             float64
 	stdin                                                    bool
 }
 
@@ -42,6 +47,11 @@ func (f *specFlags) add(a *app, cmd *cobra.Command) {
 	flags.StringVar(&f.queueTimeout, "queue-timeout", "", "the job may wait for `DURATION` before it first starts; default: 24h")
 	flags.Int32Var(&f.maxAttempts, "max-attempts", 0, "try the command up to `N` times; default: 1")
 	flags.Int32Var(&f.infrastructureAttempts, "infrastructure-attempts", 0, "`N` attempts may be lost to the platform and made up for; 0 for commands that must never start twice; default: 3")
+	flags.StringArrayVar(&f.retryOn, "retry-on", nil, "retry failures of `CATEGORY`, such as EXIT_CODE or WORKER_LOST, comma separated or repeated; default: those that another attempt may help")
+	flags.StringVar(&f.backoffInitial, "backoff-initial", "", "wait `DURATION` before the second attempt; default: 1s")
+	flags.Float64Var(&f.backoffFactor, "backoff-factor", 0, "multiply the wait by `X` (1 to 10) after each further failure; default: 2")
+	flags.StringVar(&f.backoffMax, "backoff-max", "", "wait `DURATION` at most; default: 1m")
+	flags.Float64Var(&f.backoffJitter, "backoff-jitter", 0, "let chance shorten each wait by up to `X` (0 to 1) of it; default: 0.5")
 	flags.StringVar(&f.cpu, "cpu", "", "`CORES` to reserve, such as 2, 0.5 or 500m")
 	flags.StringVar(&f.memory, "memory", "", "`BYTES` to reserve, such as 256Mi, 1G or 1048576")
 	flags.StringVar(&f.provider, "provider", "", "`NAME` or id of the provider that has to run the job; default: any")
@@ -171,7 +181,9 @@ func (f *specFlags) envFile(name string, env map[string]string) error {
 }
 
 func (f *specFlags) limits(cmd *cobra.Command, s *schedulerv1.JobSpec) error {
-	for flag, text := range map[string]string{"--timeout": f.timeout, "--queue-timeout": f.queueTimeout} {
+	for flag, text := range map[string]string{
+		"--timeout": f.timeout, "--queue-timeout": f.queueTimeout, "--backoff-initial": f.backoffInitial, "--backoff-max": f.backoffMax,
+	} {
 		if err := checkDuration(flag, text); err != nil {
 			return err
 		}
@@ -182,14 +194,37 @@ func (f *specFlags) limits(cmd *cobra.Command, s *schedulerv1.JobSpec) error {
 			return err
 		}
 	}
-	if changed := cmd.Flags().Changed("infrastructure-attempts"); changed || cmd.Flags().Changed("max-attempts") {
-		if f.maxAttempts < 1 && cmd.Flags().Changed("max-attempts") {
-			return Usage("--max-attempts %d: at least 1", f.maxAttempts)
-		}
-		s.Retry = &schedulerv1.Retry{MaxAttempts: f.maxAttempts}
-		if changed {
-			s.Retry.InfrastructureAttempts = &f.infrastructureAttempts
-		}
+	return f.retry(cmd, s)
+}
+
+// retry is the policy; the spec has none where no flag of it was given.
+func (f *specFlags) retry(cmd *cobra.Command, s *schedulerv1.JobSpec) error {
+	given := cmd.Flags().Changed
+	if given("max-attempts") && f.maxAttempts < 1 {
+		return Usage("--max-attempts %d: at least 1", f.maxAttempts)
+	}
+	policy := &schedulerv1.Retry{MaxAttempts: f.maxAttempts}
+	if given("infrastructure-attempts") {
+		policy.InfrastructureAttempts = &f.infrastructureAttempts
+	}
+	for _, category := range split(f.retryOn) {
+		policy.On = append(policy.On, strings.ToUpper(strings.ReplaceAll(category, "-", "_")))
+	}
+	if given("retry-on") && len(policy.On) == 0 {
+		return Usage("--retry-on is empty: name categories such as EXIT_CODE; with --max-attempts 1 and --infrastructure-attempts 0 nothing is retried")
+	}
+	backoff := &schedulerv1.Backoff{Initial: f.backoffInitial, Max: f.backoffMax}
+	if given("backoff-factor") {
+		backoff.Factor = &f.backoffFactor
+	}
+	if given("backoff-jitter") {
+		backoff.Jitter = &f.backoffJitter
+	}
+	if proto.Size(backoff) > 0 {
+		policy.Backoff = backoff
+	}
+	if proto.Size(policy) > 0 {
+		s.Retry = policy
 	}
 	return nil
 }

@@ -128,7 +128,81 @@ func (x *Resources) GetMemoryBytes() int64 {
 	return 0
 }
 
-// Retry says how often a job may be attempted.
+// Backoff is a wait that grows with each failure.
+type Backoff struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first wait, such as "1s", at most 24h; default 1s.
+	Initial string `protobuf:"bytes,1,opt,name=initial,proto3" json:"initial,omitempty"`
+	// Multiplies the wait each time: 1 to 10; default 2.
+	Factor *float64 `protobuf:"fixed64,2,opt,name=factor,proto3,oneof" json:"factor,omitempty"`
+	// The longest wait, at most 24h; default 1m, or initial where that is longer.
+	Max string `protobuf:"bytes,3,opt,name=max,proto3" json:"max,omitempty"`
+	// How much of each wait chance may take off: 0 to 1; default 0.5.
+	Jitter        *float64 `protobuf:"fixed64,4,opt,name=jitter,proto3,oneof" json:"jitter,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Backoff) Reset() {
+	*x = Backoff{}
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Backoff) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Backoff) ProtoMessage() {}
+
+func (x *Backoff) ProtoReflect() protoreflect.Message {
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Backoff.ProtoReflect.Descriptor instead.
+func (*Backoff) Descriptor() ([]byte, []int) {
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Backoff) GetInitial() string {
+	if x != nil {
+		return x.Initial
+	}
+	return ""
+}
+
+func (x *Backoff) GetFactor() float64 {
+	if x != nil && x.Factor != nil {
+		return *x.Factor
+	}
+	return 0
+}
+
+func (x *Backoff) GetMax() string {
+	if x != nil {
+		return x.Max
+	}
+	return ""
+}
+
+func (x *Backoff) GetJitter() float64 {
+	if x != nil && x.Jitter != nil {
+		return *x.Jitter
+	}
+	return 0
+}
+
+// Retry says how often a job may be attempted, after which failures, and how long the
+// next attempt waits.
 type Retry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Attempts that the job's own command ended; default 1.
@@ -136,13 +210,21 @@ type Retry struct {
 	// Attempts that may be lost to the platform and are made up for; default 3;
 	// 0 for commands that must never start twice.
 	InfrastructureAttempts *int32 `protobuf:"varint,2,opt,name=infrastructure_attempts,json=infrastructureAttempts,proto3,oneof" json:"infrastructure_attempts,omitempty"`
-	unknownFields          protoimpl.UnknownFields
-	sizeCache              protoimpl.SizeCache
+	// Categories of failures that are made up for while the budget of their kind lasts.
+	// A kind (the command's own, the platform's) of which none is named has its default:
+	// EXIT_CODE, SIGNAL, OUT_OF_MEMORY and TIMEOUT; WORKER_LOST, DISPATCH_FAILED,
+	// PROVISIONING_FAILED and INFRASTRUCTURE. COMMAND_NOT_FOUND and PERMISSION_DENIED
+	// have to be named; VALIDATION, CANCELLED and QUEUE_TIMEOUT never are. Naming one
+	// whose kind has no budget is refused.
+	On            []string `protobuf:"bytes,3,rep,name=on,proto3" json:"on,omitempty"`
+	Backoff       *Backoff `protobuf:"bytes,4,opt,name=backoff,proto3" json:"backoff,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Retry) Reset() {
 	*x = Retry{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[2]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -154,7 +236,7 @@ func (x *Retry) String() string {
 func (*Retry) ProtoMessage() {}
 
 func (x *Retry) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[2]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -167,7 +249,7 @@ func (x *Retry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retry.ProtoReflect.Descriptor instead.
 func (*Retry) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{2}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Retry) GetMaxAttempts() int32 {
@@ -182,6 +264,20 @@ func (x *Retry) GetInfrastructureAttempts() int32 {
 		return *x.InfrastructureAttempts
 	}
 	return 0
+}
+
+func (x *Retry) GetOn() []string {
+	if x != nil {
+		return x.On
+	}
+	return nil
+}
+
+func (x *Retry) GetBackoff() *Backoff {
+	if x != nil {
+		return x.Backoff
+	}
+	return nil
 }
 
 // Placement says where a job may run.
@@ -200,7 +296,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[3]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -212,7 +308,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[3]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -225,7 +321,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{3}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Placement) GetProvider() string {
@@ -289,7 +385,7 @@ type JobSpec struct {
 
 func (x *JobSpec) Reset() {
 	*x = JobSpec{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[4]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -301,7 +397,7 @@ func (x *JobSpec) String() string {
 func (*JobSpec) ProtoMessage() {}
 
 func (x *JobSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[4]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -314,7 +410,7 @@ func (x *JobSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobSpec.ProtoReflect.Descriptor instead.
 func (*JobSpec) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{4}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *JobSpec) GetId() string {
@@ -470,7 +566,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[5]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -482,7 +578,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[5]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -495,7 +591,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{5}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Failure) GetCategory() string {
@@ -538,7 +634,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[6]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -550,7 +646,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[6]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -563,7 +659,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{6}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Usage) GetCpuUser() string {
@@ -609,7 +705,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[7]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -621,7 +717,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[7]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -634,7 +730,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{7}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Attempt) GetNumber() int32 {
@@ -755,7 +851,8 @@ type Job struct {
 	QueuedBy        string                 `protobuf:"bytes,19,opt,name=queued_by,json=queuedBy,proto3" json:"queued_by,omitempty"`
 	RetryOf         string                 `protobuf:"bytes,20,opt,name=retry_of,json=retryOf,proto3" json:"retry_of,omitempty"`
 	QueuedAt        *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=queued_at,json=queuedAt,proto3" json:"queued_at,omitempty"`
-	NotBefore       *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	// A job that is queued again is held back until then.
+	NotBefore *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
 	// The spec with its defaults; absent in lists.
 	Spec *JobSpec `protobuf:"bytes,23,opt,name=spec,proto3" json:"spec,omitempty"`
 	// Every attempt; absent in lists.
@@ -765,14 +862,18 @@ type Job struct {
 	Priority int32  `protobuf:"varint,26,opt,name=priority,proto3" json:"priority,omitempty"`
 	LogRef   string `protobuf:"bytes,27,opt,name=log_ref,json=logRef,proto3" json:"log_ref,omitempty"`
 	// Why nothing could run the job, candidate by candidate, until it is placed.
-	Deferred      []string `protobuf:"bytes,28,rep,name=deferred,proto3" json:"deferred,omitempty"`
+	Deferred []string `protobuf:"bytes,28,rep,name=deferred,proto3" json:"deferred,omitempty"`
+	// How many attempts the job's own command has ended, and how many the platform has
+	// lost; absent in lists.
+	AttemptsEnded int32 `protobuf:"varint,29,opt,name=attempts_ended,json=attemptsEnded,proto3" json:"attempts_ended,omitempty"`
+	AttemptsLost  int32 `protobuf:"varint,30,opt,name=attempts_lost,json=attemptsLost,proto3" json:"attempts_lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[8]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -784,7 +885,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[8]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -797,7 +898,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{8}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Job) GetId() string {
@@ -996,6 +1097,20 @@ func (x *Job) GetDeferred() []string {
 	return nil
 }
 
+func (x *Job) GetAttemptsEnded() int32 {
+	if x != nil {
+		return x.AttemptsEnded
+	}
+	return 0
+}
+
+func (x *Job) GetAttemptsLost() int32 {
+	if x != nil {
+		return x.AttemptsLost
+	}
+	return 0
+}
+
 // Event is one event of the log.
 type Event struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1021,7 +1136,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[9]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1033,7 +1148,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[9]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1046,7 +1161,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{9}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Event) GetId() string {
@@ -1149,7 +1264,7 @@ type QueueJobRequest struct {
 
 func (x *QueueJobRequest) Reset() {
 	*x = QueueJobRequest{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[10]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +1276,7 @@ func (x *QueueJobRequest) String() string {
 func (*QueueJobRequest) ProtoMessage() {}
 
 func (x *QueueJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[10]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,7 +1289,7 @@ func (x *QueueJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueJobRequest.ProtoReflect.Descriptor instead.
 func (*QueueJobRequest) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{10}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *QueueJobRequest) GetSpec() *JobSpec {
@@ -1195,7 +1310,7 @@ type QueueJobResponse struct {
 
 func (x *QueueJobResponse) Reset() {
 	*x = QueueJobResponse{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[11]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1207,7 +1322,7 @@ func (x *QueueJobResponse) String() string {
 func (*QueueJobResponse) ProtoMessage() {}
 
 func (x *QueueJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[11]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1220,7 +1335,7 @@ func (x *QueueJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueJobResponse.ProtoReflect.Descriptor instead.
 func (*QueueJobResponse) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{11}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *QueueJobResponse) GetJob() *Job {
@@ -1247,7 +1362,7 @@ type QueueJobsRequest struct {
 
 func (x *QueueJobsRequest) Reset() {
 	*x = QueueJobsRequest{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[12]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1259,7 +1374,7 @@ func (x *QueueJobsRequest) String() string {
 func (*QueueJobsRequest) ProtoMessage() {}
 
 func (x *QueueJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[12]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1272,7 +1387,7 @@ func (x *QueueJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueJobsRequest.ProtoReflect.Descriptor instead.
 func (*QueueJobsRequest) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{12}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *QueueJobsRequest) GetSpecs() []*JobSpec {
@@ -1291,7 +1406,7 @@ type QueueJobsResponse struct {
 
 func (x *QueueJobsResponse) Reset() {
 	*x = QueueJobsResponse{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[13]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1418,7 @@ func (x *QueueJobsResponse) String() string {
 func (*QueueJobsResponse) ProtoMessage() {}
 
 func (x *QueueJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[13]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1431,7 @@ func (x *QueueJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueJobsResponse.ProtoReflect.Descriptor instead.
 func (*QueueJobsResponse) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{13}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *QueueJobsResponse) GetResults() []*QueueJobsResult {
@@ -1342,7 +1457,7 @@ type QueueJobsResult struct {
 
 func (x *QueueJobsResult) Reset() {
 	*x = QueueJobsResult{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[14]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1354,7 +1469,7 @@ func (x *QueueJobsResult) String() string {
 func (*QueueJobsResult) ProtoMessage() {}
 
 func (x *QueueJobsResult) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[14]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1367,7 +1482,7 @@ func (x *QueueJobsResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueueJobsResult.ProtoReflect.Descriptor instead.
 func (*QueueJobsResult) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{14}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *QueueJobsResult) GetIndex() int64 {
@@ -1407,7 +1522,7 @@ type GetJobRequest struct {
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[15]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1419,7 +1534,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[15]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1432,7 +1547,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{15}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetJobRequest) GetJobId() string {
@@ -1451,7 +1566,7 @@ type GetJobResponse struct {
 
 func (x *GetJobResponse) Reset() {
 	*x = GetJobResponse{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[16]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1463,7 +1578,7 @@ func (x *GetJobResponse) String() string {
 func (*GetJobResponse) ProtoMessage() {}
 
 func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[16]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1476,7 +1591,7 @@ func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobResponse.ProtoReflect.Descriptor instead.
 func (*GetJobResponse) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{16}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetJobResponse) GetJob() *Job {
@@ -1507,7 +1622,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[17]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1519,7 +1634,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[17]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1532,7 +1647,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{17}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListJobsRequest) GetStates() []string {
@@ -1602,7 +1717,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[18]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1614,7 +1729,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[18]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1627,7 +1742,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{18}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -1653,7 +1768,7 @@ type WatchJobRequest struct {
 
 func (x *WatchJobRequest) Reset() {
 	*x = WatchJobRequest{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[19]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1665,7 +1780,7 @@ func (x *WatchJobRequest) String() string {
 func (*WatchJobRequest) ProtoMessage() {}
 
 func (x *WatchJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[19]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1678,7 +1793,7 @@ func (x *WatchJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchJobRequest.ProtoReflect.Descriptor instead.
 func (*WatchJobRequest) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{19}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WatchJobRequest) GetJobId() string {
@@ -1697,7 +1812,7 @@ type WatchJobResponse struct {
 
 func (x *WatchJobResponse) Reset() {
 	*x = WatchJobResponse{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[20]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1709,7 +1824,7 @@ func (x *WatchJobResponse) String() string {
 func (*WatchJobResponse) ProtoMessage() {}
 
 func (x *WatchJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[20]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1722,7 +1837,7 @@ func (x *WatchJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchJobResponse.ProtoReflect.Descriptor instead.
 func (*WatchJobResponse) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{20}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WatchJobResponse) GetJob() *Job {
@@ -1742,7 +1857,7 @@ type WatchJobsRequest struct {
 
 func (x *WatchJobsRequest) Reset() {
 	*x = WatchJobsRequest{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[21]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +1869,7 @@ func (x *WatchJobsRequest) String() string {
 func (*WatchJobsRequest) ProtoMessage() {}
 
 func (x *WatchJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[21]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,7 +1882,7 @@ func (x *WatchJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchJobsRequest.ProtoReflect.Descriptor instead.
 func (*WatchJobsRequest) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{21}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WatchJobsRequest) GetNamespace() string {
@@ -1786,7 +1901,7 @@ type WatchJobsResponse struct {
 
 func (x *WatchJobsResponse) Reset() {
 	*x = WatchJobsResponse{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[22]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1798,7 +1913,7 @@ func (x *WatchJobsResponse) String() string {
 func (*WatchJobsResponse) ProtoMessage() {}
 
 func (x *WatchJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[22]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1811,7 +1926,7 @@ func (x *WatchJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchJobsResponse.ProtoReflect.Descriptor instead.
 func (*WatchJobsResponse) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{22}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WatchJobsResponse) GetChanges() []*JobChange {
@@ -1835,7 +1950,7 @@ type JobChange struct {
 
 func (x *JobChange) Reset() {
 	*x = JobChange{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[23]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1847,7 +1962,7 @@ func (x *JobChange) String() string {
 func (*JobChange) ProtoMessage() {}
 
 func (x *JobChange) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[23]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1860,7 +1975,7 @@ func (x *JobChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobChange.ProtoReflect.Descriptor instead.
 func (*JobChange) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{23}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *JobChange) GetJobId() string {
@@ -1901,7 +2016,7 @@ type CancelJobRequest struct {
 
 func (x *CancelJobRequest) Reset() {
 	*x = CancelJobRequest{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[24]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1913,7 +2028,7 @@ func (x *CancelJobRequest) String() string {
 func (*CancelJobRequest) ProtoMessage() {}
 
 func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[24]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1926,7 +2041,7 @@ func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobRequest.ProtoReflect.Descriptor instead.
 func (*CancelJobRequest) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{24}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CancelJobRequest) GetJobId() string {
@@ -1952,7 +2067,7 @@ type CancelJobResponse struct {
 
 func (x *CancelJobResponse) Reset() {
 	*x = CancelJobResponse{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[25]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1964,7 +2079,7 @@ func (x *CancelJobResponse) String() string {
 func (*CancelJobResponse) ProtoMessage() {}
 
 func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[25]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1977,7 +2092,7 @@ func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobResponse.ProtoReflect.Descriptor instead.
 func (*CancelJobResponse) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{25}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CancelJobResponse) GetJob() *Job {
@@ -1996,7 +2111,7 @@ type RetryJobRequest struct {
 
 func (x *RetryJobRequest) Reset() {
 	*x = RetryJobRequest{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[26]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2008,7 +2123,7 @@ func (x *RetryJobRequest) String() string {
 func (*RetryJobRequest) ProtoMessage() {}
 
 func (x *RetryJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[26]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2021,7 +2136,7 @@ func (x *RetryJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryJobRequest.ProtoReflect.Descriptor instead.
 func (*RetryJobRequest) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{26}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RetryJobRequest) GetJobId() string {
@@ -2040,7 +2155,7 @@ type RetryJobResponse struct {
 
 func (x *RetryJobResponse) Reset() {
 	*x = RetryJobResponse{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[27]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +2167,7 @@ func (x *RetryJobResponse) String() string {
 func (*RetryJobResponse) ProtoMessage() {}
 
 func (x *RetryJobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[27]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2065,7 +2180,7 @@ func (x *RetryJobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryJobResponse.ProtoReflect.Descriptor instead.
 func (*RetryJobResponse) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{27}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RetryJobResponse) GetJob() *Job {
@@ -2084,7 +2199,7 @@ type GetJobHistoryRequest struct {
 
 func (x *GetJobHistoryRequest) Reset() {
 	*x = GetJobHistoryRequest{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[28]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2096,7 +2211,7 @@ func (x *GetJobHistoryRequest) String() string {
 func (*GetJobHistoryRequest) ProtoMessage() {}
 
 func (x *GetJobHistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[28]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2109,7 +2224,7 @@ func (x *GetJobHistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobHistoryRequest.ProtoReflect.Descriptor instead.
 func (*GetJobHistoryRequest) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{28}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetJobHistoryRequest) GetJobId() string {
@@ -2128,7 +2243,7 @@ type GetJobHistoryResponse struct {
 
 func (x *GetJobHistoryResponse) Reset() {
 	*x = GetJobHistoryResponse{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[29]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2140,7 +2255,7 @@ func (x *GetJobHistoryResponse) String() string {
 func (*GetJobHistoryResponse) ProtoMessage() {}
 
 func (x *GetJobHistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[29]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2153,7 +2268,7 @@ func (x *GetJobHistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobHistoryResponse.ProtoReflect.Descriptor instead.
 func (*GetJobHistoryResponse) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{29}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetJobHistoryResponse) GetEvents() []*Event {
@@ -2173,7 +2288,7 @@ type GetQueueRequest struct {
 
 func (x *GetQueueRequest) Reset() {
 	*x = GetQueueRequest{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[30]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2185,7 +2300,7 @@ func (x *GetQueueRequest) String() string {
 func (*GetQueueRequest) ProtoMessage() {}
 
 func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[30]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2198,7 +2313,7 @@ func (x *GetQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueRequest.ProtoReflect.Descriptor instead.
 func (*GetQueueRequest) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{30}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetQueueRequest) GetNamespace() string {
@@ -2218,7 +2333,7 @@ type GetQueueResponse struct {
 
 func (x *GetQueueResponse) Reset() {
 	*x = GetQueueResponse{}
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[31]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2230,7 +2345,7 @@ func (x *GetQueueResponse) String() string {
 func (*GetQueueResponse) ProtoMessage() {}
 
 func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[31]
+	mi := &file_hodei_scheduler_v1_job_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2243,7 +2358,7 @@ func (x *GetQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetQueueResponse.ProtoReflect.Descriptor instead.
 func (*GetQueueResponse) Descriptor() ([]byte, []int) {
-	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{31}
+	return file_hodei_scheduler_v1_job_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GetQueueResponse) GetJobs() map[string]int64 {
@@ -2264,10 +2379,19 @@ const file_hodei_scheduler_v1_job_proto_rawDesc = "" +
 	"\tResources\x12\x1d\n" +
 	"\n" +
 	"cpu_millis\x18\x01 \x01(\x03R\tcpuMillis\x12!\n" +
-	"\fmemory_bytes\x18\x02 \x01(\x03R\vmemoryBytes\"\x84\x01\n" +
+	"\fmemory_bytes\x18\x02 \x01(\x03R\vmemoryBytes\"\x85\x01\n" +
+	"\aBackoff\x12\x18\n" +
+	"\ainitial\x18\x01 \x01(\tR\ainitial\x12\x1b\n" +
+	"\x06factor\x18\x02 \x01(\x01H\x00R\x06factor\x88\x01\x01\x12\x10\n" +
+	"\x03max\x18\x03 \x01(\tR\x03max\x12\x1b\n" +
+	"\x06jitter\x18\x04 \x01(\x01H\x01R\x06jitter\x88\x01\x01B\t\n" +
+	"\a_factorB\t\n" +
+	"\a_jitter\"\xcb\x01\n" +
 	"\x05Retry\x12!\n" +
 	"\fmax_attempts\x18\x01 \x01(\x05R\vmaxAttempts\x12<\n" +
-	"\x17infrastructure_attempts\x18\x02 \x01(\x05H\x00R\x16infrastructureAttempts\x88\x01\x01B\x1a\n" +
+	"\x17infrastructure_attempts\x18\x02 \x01(\x05H\x00R\x16infrastructureAttempts\x88\x01\x01\x12\x0e\n" +
+	"\x02on\x18\x03 \x03(\tR\x02on\x125\n" +
+	"\abackoff\x18\x04 \x01(\v2\x1b.hodei.scheduler.v1.BackoffR\abackoffB\x1a\n" +
 	"\x18_infrastructure_attempts\"\xf5\x01\n" +
 	"\tPlacement\x12\x1a\n" +
 	"\bprovider\x18\x01 \x01(\tR\bprovider\x12Z\n" +
@@ -2339,7 +2463,7 @@ const file_hodei_scheduler_v1_job_proto_rawDesc = "" +
 	"\vlog_dropped\x18\r \x01(\x03R\n" +
 	"logDroppedB\f\n" +
 	"\n" +
-	"_exit_code\"\xe2\b\n" +
+	"_exit_code\"\xae\t\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
@@ -2374,7 +2498,9 @@ const file_hodei_scheduler_v1_job_proto_rawDesc = "" +
 	"\aversion\x18\x19 \x01(\x03R\aversion\x12\x1a\n" +
 	"\bpriority\x18\x1a \x01(\x05R\bpriority\x12\x17\n" +
 	"\alog_ref\x18\x1b \x01(\tR\x06logRef\x12\x1a\n" +
-	"\bdeferred\x18\x1c \x03(\tR\bdeferred\x1a9\n" +
+	"\bdeferred\x18\x1c \x03(\tR\bdeferred\x12%\n" +
+	"\x0eattempts_ended\x18\x1d \x01(\x05R\rattemptsEnded\x12#\n" +
+	"\rattempts_lost\x18\x1e \x01(\x05R\fattemptsLost\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\f\n" +
@@ -2487,114 +2613,116 @@ func file_hodei_scheduler_v1_job_proto_rawDescGZIP() []byte {
 	return file_hodei_scheduler_v1_job_proto_rawDescData
 }
 
-var file_hodei_scheduler_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_hodei_scheduler_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_hodei_scheduler_v1_job_proto_goTypes = []any{
 	(*Script)(nil),                // 0: hodei.scheduler.v1.Script
 	(*Resources)(nil),             // 1: hodei.scheduler.v1.Resources
-	(*Retry)(nil),                 // 2: hodei.scheduler.v1.Retry
-	(*Placement)(nil),             // 3: hodei.scheduler.v1.Placement
-	(*JobSpec)(nil),               // 4: hodei.scheduler.v1.JobSpec
-	(*Failure)(nil),               // 5: hodei.scheduler.v1.Failure
-	(*Usage)(nil),                 // 6: hodei.scheduler.v1.Usage
-	(*Attempt)(nil),               // 7: hodei.scheduler.v1.Attempt
-	(*Job)(nil),                   // 8: hodei.scheduler.v1.Job
-	(*Event)(nil),                 // 9: hodei.scheduler.v1.Event
-	(*QueueJobRequest)(nil),       // 10: hodei.scheduler.v1.QueueJobRequest
-	(*QueueJobResponse)(nil),      // 11: hodei.scheduler.v1.QueueJobResponse
-	(*QueueJobsRequest)(nil),      // 12: hodei.scheduler.v1.QueueJobsRequest
-	(*QueueJobsResponse)(nil),     // 13: hodei.scheduler.v1.QueueJobsResponse
-	(*QueueJobsResult)(nil),       // 14: hodei.scheduler.v1.QueueJobsResult
-	(*GetJobRequest)(nil),         // 15: hodei.scheduler.v1.GetJobRequest
-	(*GetJobResponse)(nil),        // 16: hodei.scheduler.v1.GetJobResponse
-	(*ListJobsRequest)(nil),       // 17: hodei.scheduler.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),      // 18: hodei.scheduler.v1.ListJobsResponse
-	(*WatchJobRequest)(nil),       // 19: hodei.scheduler.v1.WatchJobRequest
-	(*WatchJobResponse)(nil),      // 20: hodei.scheduler.v1.WatchJobResponse
-	(*WatchJobsRequest)(nil),      // 21: hodei.scheduler.v1.WatchJobsRequest
-	(*WatchJobsResponse)(nil),     // 22: hodei.scheduler.v1.WatchJobsResponse
-	(*JobChange)(nil),             // 23: hodei.scheduler.v1.JobChange
-	(*CancelJobRequest)(nil),      // 24: hodei.scheduler.v1.CancelJobRequest
-	(*CancelJobResponse)(nil),     // 25: hodei.scheduler.v1.CancelJobResponse
-	(*RetryJobRequest)(nil),       // 26: hodei.scheduler.v1.RetryJobRequest
-	(*RetryJobResponse)(nil),      // 27: hodei.scheduler.v1.RetryJobResponse
-	(*GetJobHistoryRequest)(nil),  // 28: hodei.scheduler.v1.GetJobHistoryRequest
-	(*GetJobHistoryResponse)(nil), // 29: hodei.scheduler.v1.GetJobHistoryResponse
-	(*GetQueueRequest)(nil),       // 30: hodei.scheduler.v1.GetQueueRequest
-	(*GetQueueResponse)(nil),      // 31: hodei.scheduler.v1.GetQueueResponse
-	nil,                           // 32: hodei.scheduler.v1.Placement.RequiredLabelsEntry
-	nil,                           // 33: hodei.scheduler.v1.JobSpec.EnvEntry
-	nil,                           // 34: hodei.scheduler.v1.JobSpec.LabelsEntry
-	nil,                           // 35: hodei.scheduler.v1.JobSpec.AnnotationsEntry
-	nil,                           // 36: hodei.scheduler.v1.Job.LabelsEntry
-	nil,                           // 37: hodei.scheduler.v1.ListJobsRequest.LabelsEntry
-	nil,                           // 38: hodei.scheduler.v1.GetQueueResponse.JobsEntry
-	(*timestamppb.Timestamp)(nil), // 39: google.protobuf.Timestamp
+	(*Backoff)(nil),               // 2: hodei.scheduler.v1.Backoff
+	(*Retry)(nil),                 // 3: hodei.scheduler.v1.Retry
+	(*Placement)(nil),             // 4: hodei.scheduler.v1.Placement
+	(*JobSpec)(nil),               // 5: hodei.scheduler.v1.JobSpec
+	(*Failure)(nil),               // 6: hodei.scheduler.v1.Failure
+	(*Usage)(nil),                 // 7: hodei.scheduler.v1.Usage
+	(*Attempt)(nil),               // 8: hodei.scheduler.v1.Attempt
+	(*Job)(nil),                   // 9: hodei.scheduler.v1.Job
+	(*Event)(nil),                 // 10: hodei.scheduler.v1.Event
+	(*QueueJobRequest)(nil),       // 11: hodei.scheduler.v1.QueueJobRequest
+	(*QueueJobResponse)(nil),      // 12: hodei.scheduler.v1.QueueJobResponse
+	(*QueueJobsRequest)(nil),      // 13: hodei.scheduler.v1.QueueJobsRequest
+	(*QueueJobsResponse)(nil),     // 14: hodei.scheduler.v1.QueueJobsResponse
+	(*QueueJobsResult)(nil),       // 15: hodei.scheduler.v1.QueueJobsResult
+	(*GetJobRequest)(nil),         // 16: hodei.scheduler.v1.GetJobRequest
+	(*GetJobResponse)(nil),        // 17: hodei.scheduler.v1.GetJobResponse
+	(*ListJobsRequest)(nil),       // 18: hodei.scheduler.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),      // 19: hodei.scheduler.v1.ListJobsResponse
+	(*WatchJobRequest)(nil),       // 20: hodei.scheduler.v1.WatchJobRequest
+	(*WatchJobResponse)(nil),      // 21: hodei.scheduler.v1.WatchJobResponse
+	(*WatchJobsRequest)(nil),      // 22: hodei.scheduler.v1.WatchJobsRequest
+	(*WatchJobsResponse)(nil),     // 23: hodei.scheduler.v1.WatchJobsResponse
+	(*JobChange)(nil),             // 24: hodei.scheduler.v1.JobChange
+	(*CancelJobRequest)(nil),      // 25: hodei.scheduler.v1.CancelJobRequest
+	(*CancelJobResponse)(nil),     // 26: hodei.scheduler.v1.CancelJobResponse
+	(*RetryJobRequest)(nil),       // 27: hodei.scheduler.v1.RetryJobRequest
+	(*RetryJobResponse)(nil),      // 28: hodei.scheduler.v1.RetryJobResponse
+	(*GetJobHistoryRequest)(nil),  // 29: hodei.scheduler.v1.GetJobHistoryRequest
+	(*GetJobHistoryResponse)(nil), // 30: hodei.scheduler.v1.GetJobHistoryResponse
+	(*GetQueueRequest)(nil),       // 31: hodei.scheduler.v1.GetQueueRequest
+	(*GetQueueResponse)(nil),      // 32: hodei.scheduler.v1.GetQueueResponse
+	nil,                           // 33: hodei.scheduler.v1.Placement.RequiredLabelsEntry
+	nil,                           // 34: hodei.scheduler.v1.JobSpec.EnvEntry
+	nil,                           // 35: hodei.scheduler.v1.JobSpec.LabelsEntry
+	nil,                           // 36: hodei.scheduler.v1.JobSpec.AnnotationsEntry
+	nil,                           // 37: hodei.scheduler.v1.Job.LabelsEntry
+	nil,                           // 38: hodei.scheduler.v1.ListJobsRequest.LabelsEntry
+	nil,                           // 39: hodei.scheduler.v1.GetQueueResponse.JobsEntry
+	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
 }
 var file_hodei_scheduler_v1_job_proto_depIdxs = []int32{
-	32, // 0: hodei.scheduler.v1.Placement.required_labels:type_name -> hodei.scheduler.v1.Placement.RequiredLabelsEntry
-	0,  // 1: hodei.scheduler.v1.JobSpec.script:type_name -> hodei.scheduler.v1.Script
-	33, // 2: hodei.scheduler.v1.JobSpec.env:type_name -> hodei.scheduler.v1.JobSpec.EnvEntry
-	1,  // 3: hodei.scheduler.v1.JobSpec.resources:type_name -> hodei.scheduler.v1.Resources
-	34, // 4: hodei.scheduler.v1.JobSpec.labels:type_name -> hodei.scheduler.v1.JobSpec.LabelsEntry
-	35, // 5: hodei.scheduler.v1.JobSpec.annotations:type_name -> hodei.scheduler.v1.JobSpec.AnnotationsEntry
-	2,  // 6: hodei.scheduler.v1.JobSpec.retry:type_name -> hodei.scheduler.v1.Retry
-	3,  // 7: hodei.scheduler.v1.JobSpec.placement:type_name -> hodei.scheduler.v1.Placement
-	39, // 8: hodei.scheduler.v1.Attempt.assigned_at:type_name -> google.protobuf.Timestamp
-	39, // 9: hodei.scheduler.v1.Attempt.started_at:type_name -> google.protobuf.Timestamp
-	39, // 10: hodei.scheduler.v1.Attempt.finished_at:type_name -> google.protobuf.Timestamp
-	5,  // 11: hodei.scheduler.v1.Attempt.failure:type_name -> hodei.scheduler.v1.Failure
-	6,  // 12: hodei.scheduler.v1.Attempt.usage:type_name -> hodei.scheduler.v1.Usage
-	5,  // 13: hodei.scheduler.v1.Job.failure:type_name -> hodei.scheduler.v1.Failure
-	39, // 14: hodei.scheduler.v1.Job.created_at:type_name -> google.protobuf.Timestamp
-	39, // 15: hodei.scheduler.v1.Job.started_at:type_name -> google.protobuf.Timestamp
-	39, // 16: hodei.scheduler.v1.Job.finished_at:type_name -> google.protobuf.Timestamp
-	36, // 17: hodei.scheduler.v1.Job.labels:type_name -> hodei.scheduler.v1.Job.LabelsEntry
-	39, // 18: hodei.scheduler.v1.Job.queued_at:type_name -> google.protobuf.Timestamp
-	39, // 19: hodei.scheduler.v1.Job.not_before:type_name -> google.protobuf.Timestamp
-	4,  // 20: hodei.scheduler.v1.Job.spec:type_name -> hodei.scheduler.v1.JobSpec
-	7,  // 21: hodei.scheduler.v1.Job.attempts:type_name -> hodei.scheduler.v1.Attempt
-	39, // 22: hodei.scheduler.v1.Event.time:type_name -> google.protobuf.Timestamp
-	4,  // 23: hodei.scheduler.v1.QueueJobRequest.spec:type_name -> hodei.scheduler.v1.JobSpec
-	8,  // 24: hodei.scheduler.v1.QueueJobResponse.job:type_name -> hodei.scheduler.v1.Job
-	4,  // 25: hodei.scheduler.v1.QueueJobsRequest.specs:type_name -> hodei.scheduler.v1.JobSpec
-	14, // 26: hodei.scheduler.v1.QueueJobsResponse.results:type_name -> hodei.scheduler.v1.QueueJobsResult
-	8,  // 27: hodei.scheduler.v1.GetJobResponse.job:type_name -> hodei.scheduler.v1.Job
-	37, // 28: hodei.scheduler.v1.ListJobsRequest.labels:type_name -> hodei.scheduler.v1.ListJobsRequest.LabelsEntry
-	39, // 29: hodei.scheduler.v1.ListJobsRequest.since:type_name -> google.protobuf.Timestamp
-	39, // 30: hodei.scheduler.v1.ListJobsRequest.until:type_name -> google.protobuf.Timestamp
-	8,  // 31: hodei.scheduler.v1.ListJobsResponse.jobs:type_name -> hodei.scheduler.v1.Job
-	8,  // 32: hodei.scheduler.v1.WatchJobResponse.job:type_name -> hodei.scheduler.v1.Job
-	23, // 33: hodei.scheduler.v1.WatchJobsResponse.changes:type_name -> hodei.scheduler.v1.JobChange
-	39, // 34: hodei.scheduler.v1.JobChange.time:type_name -> google.protobuf.Timestamp
-	8,  // 35: hodei.scheduler.v1.CancelJobResponse.job:type_name -> hodei.scheduler.v1.Job
-	8,  // 36: hodei.scheduler.v1.RetryJobResponse.job:type_name -> hodei.scheduler.v1.Job
-	9,  // 37: hodei.scheduler.v1.GetJobHistoryResponse.events:type_name -> hodei.scheduler.v1.Event
-	38, // 38: hodei.scheduler.v1.GetQueueResponse.jobs:type_name -> hodei.scheduler.v1.GetQueueResponse.JobsEntry
-	10, // 39: hodei.scheduler.v1.JobService.QueueJob:input_type -> hodei.scheduler.v1.QueueJobRequest
-	12, // 40: hodei.scheduler.v1.JobService.QueueJobs:input_type -> hodei.scheduler.v1.QueueJobsRequest
-	15, // 41: hodei.scheduler.v1.JobService.GetJob:input_type -> hodei.scheduler.v1.GetJobRequest
-	17, // 42: hodei.scheduler.v1.JobService.ListJobs:input_type -> hodei.scheduler.v1.ListJobsRequest
-	19, // 43: hodei.scheduler.v1.JobService.WatchJob:input_type -> hodei.scheduler.v1.WatchJobRequest
-	21, // 44: hodei.scheduler.v1.JobService.WatchJobs:input_type -> hodei.scheduler.v1.WatchJobsRequest
-	24, // 45: hodei.scheduler.v1.JobService.CancelJob:input_type -> hodei.scheduler.v1.CancelJobRequest
-	26, // 46: hodei.scheduler.v1.JobService.RetryJob:input_type -> hodei.scheduler.v1.RetryJobRequest
-	28, // 47: hodei.scheduler.v1.JobService.GetJobHistory:input_type -> hodei.scheduler.v1.GetJobHistoryRequest
-	30, // 48: hodei.scheduler.v1.JobService.GetQueue:input_type -> hodei.scheduler.v1.GetQueueRequest
-	11, // 49: hodei.scheduler.v1.JobService.QueueJob:output_type -> hodei.scheduler.v1.QueueJobResponse
-	13, // 50: hodei.scheduler.v1.JobService.QueueJobs:output_type -> hodei.scheduler.v1.QueueJobsResponse
-	16, // 51: hodei.scheduler.v1.JobService.GetJob:output_type -> hodei.scheduler.v1.GetJobResponse
-	18, // 52: hodei.scheduler.v1.JobService.ListJobs:output_type -> hodei.scheduler.v1.ListJobsResponse
-	20, // 53: hodei.scheduler.v1.JobService.WatchJob:output_type -> hodei.scheduler.v1.WatchJobResponse
-	22, // 54: hodei.scheduler.v1.JobService.WatchJobs:output_type -> hodei.scheduler.v1.WatchJobsResponse
-	25, // 55: hodei.scheduler.v1.JobService.CancelJob:output_type -> hodei.scheduler.v1.CancelJobResponse
-	27, // 56: hodei.scheduler.v1.JobService.RetryJob:output_type -> hodei.scheduler.v1.RetryJobResponse
-	29, // 57: hodei.scheduler.v1.JobService.GetJobHistory:output_type -> hodei.scheduler.v1.GetJobHistoryResponse
-	31, // 58: hodei.scheduler.v1.JobService.GetQueue:output_type -> hodei.scheduler.v1.GetQueueResponse
-	49, // [49:59] is the sub-list for method output_type
-	39, // [39:49] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	2,  // 0: hodei.scheduler.v1.Retry.backoff:type_name -> hodei.scheduler.v1.Backoff
+	33, // 1: hodei.scheduler.v1.Placement.required_labels:type_name -> hodei.scheduler.v1.Placement.RequiredLabelsEntry
+	0,  // 2: hodei.scheduler.v1.JobSpec.script:type_name -> hodei.scheduler.v1.Script
+	34, // 3: hodei.scheduler.v1.JobSpec.env:type_name -> hodei.scheduler.v1.JobSpec.EnvEntry
+	1,  // 4: hodei.scheduler.v1.JobSpec.resources:type_name -> hodei.scheduler.v1.Resources
+	35, // 5: hodei.scheduler.v1.JobSpec.labels:type_name -> hodei.scheduler.v1.JobSpec.LabelsEntry
+	36, // 6: hodei.scheduler.v1.JobSpec.annotations:type_name -> hodei.scheduler.v1.JobSpec.AnnotationsEntry
+	3,  // 7: hodei.scheduler.v1.JobSpec.retry:type_name -> hodei.scheduler.v1.Retry
+	4,  // 8: hodei.scheduler.v1.JobSpec.placement:type_name -> hodei.scheduler.v1.Placement
+	40, // 9: hodei.scheduler.v1.Attempt.assigned_at:type_name -> google.protobuf.Timestamp
+	40, // 10: hodei.scheduler.v1.Attempt.started_at:type_name -> google.protobuf.Timestamp
+	40, // 11: hodei.scheduler.v1.Attempt.finished_at:type_name -> google.protobuf.Timestamp
+	6,  // 12: hodei.scheduler.v1.Attempt.failure:type_name -> hodei.scheduler.v1.Failure
+	7,  // 13: hodei.scheduler.v1.Attempt.usage:type_name -> hodei.scheduler.v1.Usage
+	6,  // 14: hodei.scheduler.v1.Job.failure:type_name -> hodei.scheduler.v1.Failure
+	40, // 15: hodei.scheduler.v1.Job.created_at:type_name -> google.protobuf.Timestamp
+	40, // 16: hodei.scheduler.v1.Job.started_at:type_name -> google.protobuf.Timestamp
+	40, // 17: hodei.scheduler.v1.Job.finished_at:type_name -> google.protobuf.Timestamp
+	37, // 18: hodei.scheduler.v1.Job.labels:type_name -> hodei.scheduler.v1.Job.LabelsEntry
+	40, // 19: hodei.scheduler.v1.Job.queued_at:type_name -> google.protobuf.Timestamp
+	40, // 20: hodei.scheduler.v1.Job.not_before:type_name -> google.protobuf.Timestamp
+	5,  // 21: hodei.scheduler.v1.Job.spec:type_name -> hodei.scheduler.v1.JobSpec
+	8,  // 22: hodei.scheduler.v1.Job.attempts:type_name -> hodei.scheduler.v1.Attempt
+	40, // 23: hodei.scheduler.v1.Event.time:type_name -> google.protobuf.Timestamp
+	5,  // 24: hodei.scheduler.v1.QueueJobRequest.spec:type_name -> hodei.scheduler.v1.JobSpec
+	9,  // 25: hodei.scheduler.v1.QueueJobResponse.job:type_name -> hodei.scheduler.v1.Job
+	5,  // 26: hodei.scheduler.v1.QueueJobsRequest.specs:type_name -> hodei.scheduler.v1.JobSpec
+	15, // 27: hodei.scheduler.v1.QueueJobsResponse.results:type_name -> hodei.scheduler.v1.QueueJobsResult
+	9,  // 28: hodei.scheduler.v1.GetJobResponse.job:type_name -> hodei.scheduler.v1.Job
+	38, // 29: hodei.scheduler.v1.ListJobsRequest.labels:type_name -> hodei.scheduler.v1.ListJobsRequest.LabelsEntry
+	40, // 30: hodei.scheduler.v1.ListJobsRequest.since:type_name -> google.protobuf.Timestamp
+	40, // 31: hodei.scheduler.v1.ListJobsRequest.until:type_name -> google.protobuf.Timestamp
+	9,  // 32: hodei.scheduler.v1.ListJobsResponse.jobs:type_name -> hodei.scheduler.v1.Job
+	9,  // 33: hodei.scheduler.v1.WatchJobResponse.job:type_name -> hodei.scheduler.v1.Job
+	24, // 34: hodei.scheduler.v1.WatchJobsResponse.changes:type_name -> hodei.scheduler.v1.JobChange
+	40, // 35: hodei.scheduler.v1.JobChange.time:type_name -> google.protobuf.Timestamp
+	9,  // 36: hodei.scheduler.v1.CancelJobResponse.job:type_name -> hodei.scheduler.v1.Job
+	9,  // 37: hodei.scheduler.v1.RetryJobResponse.job:type_name -> hodei.scheduler.v1.Job
+	10, // 38: hodei.scheduler.v1.GetJobHistoryResponse.events:type_name -> hodei.scheduler.v1.Event
+	39, // 39: hodei.scheduler.v1.GetQueueResponse.jobs:type_name -> hodei.scheduler.v1.GetQueueResponse.JobsEntry
+	11, // 40: hodei.scheduler.v1.JobService.QueueJob:input_type -> hodei.scheduler.v1.QueueJobRequest
+	13, // 41: hodei.scheduler.v1.JobService.QueueJobs:input_type -> hodei.scheduler.v1.QueueJobsRequest
+	16, // 42: hodei.scheduler.v1.JobService.GetJob:input_type -> hodei.scheduler.v1.GetJobRequest
+	18, // 43: hodei.scheduler.v1.JobService.ListJobs:input_type -> hodei.scheduler.v1.ListJobsRequest
+	20, // 44: hodei.scheduler.v1.JobService.WatchJob:input_type -> hodei.scheduler.v1.WatchJobRequest
+	22, // 45: hodei.scheduler.v1.JobService.WatchJobs:input_type -> hodei.scheduler.v1.WatchJobsRequest
+	25, // 46: hodei.scheduler.v1.JobService.CancelJob:input_type -> hodei.scheduler.v1.CancelJobRequest
+	27, // 47: hodei.scheduler.v1.JobService.RetryJob:input_type -> hodei.scheduler.v1.RetryJobRequest
+	29, // 48: hodei.scheduler.v1.JobService.GetJobHistory:input_type -> hodei.scheduler.v1.GetJobHistoryRequest
+	31, // 49: hodei.scheduler.v1.JobService.GetQueue:input_type -> hodei.scheduler.v1.GetQueueRequest
+	12, // 50: hodei.scheduler.v1.JobService.QueueJob:output_type -> hodei.scheduler.v1.QueueJobResponse
+	14, // 51: hodei.scheduler.v1.JobService.QueueJobs:output_type -> hodei.scheduler.v1.QueueJobsResponse
+	17, // 52: hodei.scheduler.v1.JobService.GetJob:output_type -> hodei.scheduler.v1.GetJobResponse
+	19, // 53: hodei.scheduler.v1.JobService.ListJobs:output_type -> hodei.scheduler.v1.ListJobsResponse
+	21, // 54: hodei.scheduler.v1.JobService.WatchJob:output_type -> hodei.scheduler.v1.WatchJobResponse
+	23, // 55: hodei.scheduler.v1.JobService.WatchJobs:output_type -> hodei.scheduler.v1.WatchJobsResponse
+	26, // 56: hodei.scheduler.v1.JobService.CancelJob:output_type -> hodei.scheduler.v1.CancelJobResponse
+	28, // 57: hodei.scheduler.v1.JobService.RetryJob:output_type -> hodei.scheduler.v1.RetryJobResponse
+	30, // 58: hodei.scheduler.v1.JobService.GetJobHistory:output_type -> hodei.scheduler.v1.GetJobHistoryResponse
+	32, // 59: hodei.scheduler.v1.JobService.GetQueue:output_type -> hodei.scheduler.v1.GetQueueResponse
+	50, // [50:60] is the sub-list for method output_type
+	40, // [40:50] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_hodei_scheduler_v1_job_proto_init() }
@@ -2603,16 +2731,17 @@ func file_hodei_scheduler_v1_job_proto_init() {
 		return
 	}
 	file_hodei_scheduler_v1_job_proto_msgTypes[2].OneofWrappers = []any{}
-	file_hodei_scheduler_v1_job_proto_msgTypes[4].OneofWrappers = []any{}
-	file_hodei_scheduler_v1_job_proto_msgTypes[7].OneofWrappers = []any{}
+	file_hodei_scheduler_v1_job_proto_msgTypes[3].OneofWrappers = []any{}
+	file_hodei_scheduler_v1_job_proto_msgTypes[5].OneofWrappers = []any{}
 	file_hodei_scheduler_v1_job_proto_msgTypes[8].OneofWrappers = []any{}
+	file_hodei_scheduler_v1_job_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hodei_scheduler_v1_job_proto_rawDesc), len(file_hodei_scheduler_v1_job_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   39,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -38,7 +38,7 @@ func summary(v app.View, now time.Time) *schedulerv1.Job {
 // message is the whole Job message.
 func message(v app.View, now time.Time) *schedulerv1.Job {
 	out := summary(v, now)
-	out.Spec = spec(v)
+	out.Spec, out.AttemptsEnded, out.AttemptsLost = spec(v), int32(v.Spent.Own), int32(v.Spent.Infrastructure)
 	for _, a := range v.Attempts {
 		out.Attempts = append(out.Attempts, attempt(v.ID, a))
 	}
@@ -64,19 +64,31 @@ func attempt(jobID string, a job.Attempt) *schedulerv1.Attempt {
 // spec is the job's spec with its defaults, in the form that it could be queued again.
 func spec(v app.View) *schedulerv1.JobSpec {
 	s := v.Spec
-	infrastructure := int32(s.Retry.InfrastructureAttempts)
 	out := &schedulerv1.JobSpec{
 		Id: v.ID, Name: s.Name, Namespace: s.Namespace, Command: s.Command, Env: s.Env, Cwd: s.Cwd, Stdin: s.Stdin,
 		Resources: &schedulerv1.Resources{CpuMillis: s.Resources.CPUMillis, MemoryBytes: s.Resources.MemoryBytes},
 		Labels:    s.Labels, Annotations: s.Annotations, Priority: int32(s.Priority),
 		Timeout: s.Timeout.String(), QueueTimeout: s.QueueTimeout.String(),
-		Retry:       &schedulerv1.Retry{MaxAttempts: int32(s.Retry.MaxAttempts), InfrastructureAttempts: &infrastructure},
+		Retry:       retryMessage(s.Retry),
 		Placement:   &schedulerv1.Placement{Provider: s.Placement.Provider, PreferredProvider: s.Placement.PreferredProvider, RequiredLabels: s.Placement.RequiredLabels},
 		Description: s.Description, Tags: s.Tags,
 		IdempotencyKey: v.IdempotencyKey, CorrelationId: v.CorrelationID,
 	}
 	if s.Script != nil {
 		out.Script = &schedulerv1.Script{Interpreter: s.Script.Interpreter, Content: s.Script.Content}
+	}
+	return out
+}
+
+func retryMessage(r job.Retry) *schedulerv1.Retry {
+	r = r.Explicit()
+	infrastructure := int32(r.InfrastructureAttempts)
+	out := &schedulerv1.Retry{
+		MaxAttempts: int32(r.MaxAttempts), InfrastructureAttempts: &infrastructure,
+		Backoff: &schedulerv1.Backoff{Initial: r.Backoff.Initial.String(), Factor: &r.Backoff.Factor, Max: r.Backoff.Max.String(), Jitter: &r.Backoff.Jitter},
+	}
+	for _, c := range r.On {
+		out.On = append(out.On, string(c))
 	}
 	return out
 }

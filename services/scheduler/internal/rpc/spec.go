@@ -42,15 +42,12 @@ func request(in *schedulerv1.JobSpec) (app.Request, error) {
 		Labels:    in.GetLabels(), Annotations: in.GetAnnotations(), Priority: int(in.GetPriority()),
 		Timeout:      duration(&wrong, "timeout", in.GetTimeout()),
 		QueueTimeout: duration(&wrong, "queue_timeout", in.GetQueueTimeout()),
-		Retry:        job.Retry{MaxAttempts: int(in.GetRetry().GetMaxAttempts()), InfrastructureAttempts: job.DefaultInfrastructureAttempts},
+		Retry:        retry(&wrong, in.GetRetry()),
 		Placement:    placement(in.GetPlacement()),
 		Description:  in.GetDescription(), Tags: in.GetTags(),
 	}
 	if in.GetScript() != nil {
 		r.Spec.Script = &job.Script{Interpreter: in.GetScript().GetInterpreter(), Content: in.GetScript().GetContent()}
-	}
-	if retry := in.GetRetry(); retry != nil && retry.InfrastructureAttempts != nil {
-		r.Spec.Retry.InfrastructureAttempts = int(retry.GetInfrastructureAttempts())
 	}
 	checkUnknown(&wrong, "", in.ProtoReflect())
 	return r, withDomain(wrong, r.Spec)
@@ -58,6 +55,37 @@ func request(in *schedulerv1.JobSpec) (app.Request, error) {
 
 func placement(in *schedulerv1.Placement) job.Placement {
 	return job.Placement{Provider: in.GetProvider(), PreferredProvider: in.GetPreferredProvider(), RequiredLabels: in.GetRequiredLabels()}
+}
+
+// retry reads a policy. Where the API tells an explicit zero from a field that was left
+// out and the domain does not, what was left out is filled in here.
+func retry(wrong *fault.Fields, in *schedulerv1.Retry) job.Retry {
+	r := job.Retry{MaxAttempts: int(in.GetMaxAttempts()), InfrastructureAttempts: job.DefaultInfrastructureAttempts}
+	if in == nil {
+		return r
+	}
+	if in.InfrastructureAttempts != nil {
+		r.InfrastructureAttempts = int(in.GetInfrastructureAttempts())
+	}
+	for _, c := range in.GetOn() {
+		r.On = append(r.On, job.Category(c))
+	}
+	if b := in.GetBackoff(); b != nil {
+		r.Backoff = job.Backoff{
+			Initial: duration(wrong, "retry.backoff.initial", b.GetInitial()), Factor: b.GetFactor(),
+			Max: duration(wrong, "retry.backoff.max", b.GetMax()), Jitter: b.GetJitter(),
+		}
+		if r.Backoff.Initial == 0 {
+			r.Backoff.Initial = unit.Duration(job.DefaultInitialBackoff)
+		}
+		if b.Factor != nil && r.Backoff.Factor == 0 {
+			wrong.Add("retry.backoff.factor", "0: from 1 to %v", job.MaxBackoffFactor)
+		}
+		if b.Jitter == nil {
+			r.Backoff.Jitter = job.DefaultJitter
+		}
+	}
+	return r
 }
 
 // withDomain adds what the domain finds wrong with the spec. Where the API's part

@@ -41,7 +41,8 @@ func (a *active) run(ctx context.Context) error {
 	d := app.New(app.Config{
 		Log: c.Store, Sessions: session.New(c.NC), Meter: a.meter, Logger: c.Log,
 		Now: time.Now, NewID: event.NewID, Jitter: rand.Float64,
-		InFlight: a.cfg.InFlight, HandOverTimeout: time.Duration(a.cfg.HandOverTimeout),
+		InFlight: a.cfg.InFlight, HandOverTimeout: time.Duration(a.cfg.HandOverTimeout), HandOverGrace: time.Duration(a.cfg.HandOverGrace),
+		Policies: a.cfg.policies(),
 	})
 	position, err := d.Activate(ctx)
 	if err != nil {
@@ -85,6 +86,10 @@ func (a *active) status(_ context.Context, s *platformv1.ServiceStatus) {
 	f, e := a.figures(), a.events.Load().Status()
 	s.Position, s.Lag, s.DeadLetters = e.Position, e.Pending, e.DeadLetters
 	s.Figures["queue_depth"], s.Figures["idle_workers"], s.Figures["providers"] = int64(f.Queued), int64(f.Idle), int64(f.Providers)
+	s.Figures["circuits_open"] = int64(len(f.Circuits))
+	for _, c := range f.Circuits {
+		s.Problems["circuit of "+string(c.Kind)+" "+c.Name] = fmt.Sprintf("%s since %s: %s", c.State, c.OpenedAt.Format(time.RFC3339), c.Reason)
+	}
 	if e.Retrying != "" {
 		s.Problems["events"] = e.Retrying
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"hodei.dev/libs/domain/circuit"
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/domain/job"
 	"hodei.dev/libs/domain/worker"
@@ -94,7 +95,7 @@ func TestHandOverFails(t *testing.T) {
 			if test.answer != nil {
 				w.registry(test.answer)
 			}
-			w.patience = 300 * time.Millisecond
+			w.patience, w.grace = 300*time.Millisecond, 300*time.Millisecond
 			w.register(2, 0)
 			x := w.idle()
 			w.dispatcher()
@@ -268,8 +269,8 @@ func (a accepting) Run(_ context.Context, _ int64, r command.Request) error {
 	a.ran <- r
 	return nil
 }
-func (accepting) Alive(context.Context, string, int64) bool { return true }
-func (accepting) Available() bool                           { return true }
+func (accepting) Ping(context.Context, string, int64) (bool, error) { return true, nil }
+func (accepting) Available() bool                                   { return true }
 
 type counting struct {
 	mu        sync.Mutex
@@ -282,32 +283,30 @@ func (c *counting) Conflict(string) {
 	defer c.mu.Unlock()
 	c.conflicts++
 }
-func (*counting) HandOver(time.Duration, bool) {}
+func (*counting) HandOver(time.Duration, bool)        {}
+func (*counting) Circuit(circuit.Kind, circuit.State) {}
 
-// TestRegistryRestarts: with idle workers for every attempt and a registry that is
-// away, neither all workers nor all attempts are spent, and what waited then runs.
+// TestRegistryRestarts: with idle workers for every job and a registry that is away,
+// neither workers nor attempts are spent, and all that waited then runs.
 func TestRegistryRestarts(t *testing.T) {
 	w := newWorld(t)
+	w.probe = 100 * time.Millisecond
 	w.register(16, 0)
 	for range 16 {
 		w.idle()
 	}
 	w.dispatcher()
-	id := w.queue(nil)
-	eventingtest.Eventually(t, "two failures", func() bool { return w.job(id).Spent.Infrastructure == 2 })
-	w.registry(accept)
-	began := time.Now()
 	var ids []string
 	for range 8 {
 		ids = append(ids, w.queue(nil))
 	}
-	for _, id := range append(ids, id) {
-		if j := w.becomes(id, job.StateRunning); j.Spent.Infrastructure > 2 {
+	eventingtest.Eventually(t, "an open circuit", func() bool { return len(w.circuit("").Reason) > 0 })
+	ids = append(ids, w.queue(nil))
+	w.registry(accept)
+	for _, id := range ids {
+		if j := w.becomes(id, job.StateRunning); j.Spent.Infrastructure != 0 || j.Attempt != 1 {
 			t.Errorf("job: %+v", j)
 		}
-	}
-	if took := time.Since(began); took < 500*time.Millisecond {
-		t.Errorf("running after %s: without a pause for the registry", took)
 	}
 }
 

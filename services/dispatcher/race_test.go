@@ -92,6 +92,7 @@ func TestScheduledByAnother(t *testing.T) {
 // a session that does not answer.
 func TestRegistryStaysAway(t *testing.T) {
 	w := newWorld(t)
+	w.grace = time.Second
 	w.register(16, 0)
 	for range 8 {
 		w.idle()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"hodei.dev/libs/domain/circuit"
 	"hodei.dev/libs/domain/job"
 	"hodei.dev/libs/domain/provider"
 	"hodei.dev/libs/domain/unit"
@@ -43,6 +44,10 @@ type world struct {
 	provider provider.Provider
 	// patience is how long a hand-over may take; 0 = the default.
 	patience time.Duration
+	// grace is that of a hand-over, probe when an open circuit is tried; 0 = the defaults.
+	grace, probe time.Duration
+	// replica is the registry process that workers come by.
+	replica string
 
 	mu sync.Mutex
 	// answer is what the registry does with a command; nil reply = silence.
@@ -106,6 +111,12 @@ func (w *world) dispatcher() (stop func()) {
 	cfg.PostgresURL, cfg.InProcessNATS = w.url, w.srv
 	if w.patience > 0 {
 		cfg.HandOverTimeout = config.Duration(w.patience)
+	}
+	if w.grace > 0 {
+		cfg.HandOverGrace = config.Duration(w.grace)
+	}
+	if w.probe > 0 {
+		cfg.ProviderProbeAfter, cfg.PathProbeAfter = config.Duration(w.probe), config.Duration(w.probe)
 	}
 	if err := cfg.Validate(); err != nil {
 		w.Fatal(err)
@@ -249,10 +260,16 @@ func (w *world) up(id string) {
 	}
 	w.append(w.workerChange(x, facts))
 	x = w.worker(id)
-	if facts, err = x.Attach(1); err != nil {
+	if facts, err = x.Attach(1, w.replica); err != nil {
 		w.Fatal(err)
 	}
 	w.append(w.workerChange(x, facts))
+}
+
+// back has a worker's agent connect again, through a replica.
+func (w *world) back(id, replica string) {
+	x := w.worker(id)
+	w.append(w.workerChange(x, []worker.Event{worker.Reconnected{Epoch: x.Epoch + 1, Replica: replica}}))
 }
 
 // queue queues a job and returns its id.
@@ -285,6 +302,19 @@ func (w *world) worker(id string) worker.Worker {
 		w.Error(err)
 	}
 	return x
+}
+
+// circuit is that of the path through a replica.
+func (w *world) circuit(replica string) circuit.Circuit {
+	return w.circuitOf(circuit.Guarded{Kind: circuit.Path, Subject: replica})
+}
+
+func (w *world) circuitOf(g circuit.Guarded) circuit.Circuit {
+	c, err := aggregate.LoadCircuit(context.Background(), w.store, g.ID())
+	if err != nil {
+		w.Error(err)
+	}
+	return c
 }
 
 // becomes waits for a job's state.

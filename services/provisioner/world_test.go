@@ -284,7 +284,7 @@ func (w *world) connect(id string) {
 			facts = append(facts, more...)
 			now.State = worker.StateConnecting
 		}
-		more, err := now.Attach(1)
+		more, err := now.Attach(1, "")
 		return append(facts, more...), err
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	random "math/rand/v2"
+	"os"
 	"strings"
 	"time"
 
@@ -92,7 +93,7 @@ func wire(c *chassis.Chassis, cfg Config) (*wiring, error) {
 	w.ingest = logs.NewIngest(chunks, live, c.Log, w.metrics.stored)
 	w.keeper = &logs.Keeper{Partitions: chunks, Retention: cfg.retention(), Now: time.Now, Log: c.Log, Report: c.Health.Check("log days")}
 	w.sessions = &session.Manager{
-		App: a, Sessions: reach, Beats: credentials, Replica: rand.Text(), Now: time.Now, Log: c.Log,
+		App: a, Sessions: reach, Beats: credentials, Replica: replica(), Now: time.Now, Log: c.Log,
 		Heartbeat: func(workerID, correlationID string, h worker.Heartbeat) error {
 			return nats.Heartbeat(c.NC, workerID, correlationID, h)
 		},
@@ -148,6 +149,16 @@ func newMetrics(tel *telemetry.Telemetry) (*metrics, error) {
 	}
 	m.found, err = m.meter.Int64Counter("hodei.registry.log.swept", metric.WithDescription("Times that a reader found chunks that should have been announced; 0 without faults."))
 	return m, err
+}
+
+// replica names this process among its sisters: where it runs, for people, and that it
+// is not the one before it.
+func replica() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "registry"
+	}
+	return host + "/" + strings.ToLower(rand.Text()[:8])
 }
 
 // observe shows how many sessions this replica has.

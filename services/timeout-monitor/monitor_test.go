@@ -194,7 +194,7 @@ func (w *world) ready() string {
 	id := w.creating("")
 	for _, decide := range []func(worker.Worker) ([]worker.Event, error){
 		func(v worker.Worker) ([]worker.Event, error) { return v.Connecting("made") },
-		func(v worker.Worker) ([]worker.Event, error) { return v.Attach(1) },
+		func(v worker.Worker) ([]worker.Event, error) { return v.Attach(1, "") },
 	} {
 		v := w.worker(id)
 		facts, err := decide(v)

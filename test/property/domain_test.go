@@ -221,7 +221,7 @@ func TestWorker(t *testing.T) {
 			case "connecting":
 				events, err = w.Connecting("made")
 			case "attach":
-				events, err = w.Attach(w.Epoch + 1)
+				events, err = w.Attach(w.Epoch+1, "r")
 			case "take":
 				events, err = w.Take(fmt.Sprintf("j%d", w.JobsDone), 1)
 			case "release":

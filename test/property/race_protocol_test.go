@@ -98,7 +98,7 @@ func TestNoAttemptRunsBesideAnother(t *testing.T) {
 			case "connect":
 				if step, err := w.Connecting(""); err == nil {
 					p.facts(nil, i, step)
-				} else if step, err := w.Attach(1); err == nil {
+				} else if step, err := w.Attach(1, ""); err == nil {
 					p.facts(nil, i, step)
 				}
 			case "assign":

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 
+	"hodei.dev/libs/domain/circuit"
 	"hodei.dev/libs/domain/deadline"
 	"hodei.dev/libs/domain/eventlog"
 	"hodei.dev/libs/domain/fault"
@@ -45,6 +46,7 @@ const (
 	Worker   = "worker"
 	Provider = "provider"
 	EventLog = "event-log"
+	Circuit  = "circuit"
 )
 
 // Entry is one event type.
@@ -107,6 +109,10 @@ var Entries = []Entry{
 	of[provider.HealthChanged]("ProviderHealthChanged", list(Provider), Notice, list(Provisioner), list(Dispatcher), "a provider became healthy or unhealthy"),
 	of[provider.OrphanDetected]("OrphanResourceDetected", list(Provider), Notice, list(Provisioner), nil, "a resource has no live worker, seen twice; it is destroyed"),
 	of[provider.OrphanDestroyed]("OrphanResourceDestroyed", list(Provider), Notice, list(Provisioner), nil, "nothing of the orphan is left"),
+
+	of[circuit.Opened]("CircuitOpened", list(Circuit), Transition, list(Dispatcher), list(Dispatcher, Provisioner), "what it guards is not used until a probe succeeds"),
+	of[circuit.HalfOpened]("CircuitHalfOpened", list(Circuit), Transition, list(Dispatcher), list(Dispatcher, Provisioner), "one probe is made"),
+	of[circuit.Closed]("CircuitClosed", list(Circuit), Transition, list(Dispatcher), list(Dispatcher, Provisioner), "what it guards is used again, or nothing is left to guard"),
 
 	of[deadline.TimedOut]("StateTimedOut", list(Job, Worker), Notice, list(TimeoutMonitor), list(Registry, TimeoutMonitor), "a job or worker stayed in a state longer than it may"),
 

@@ -89,6 +89,8 @@ type Registered struct {
 type Ready struct {
 	v1
 	Epoch int64 `json:"epoch"`
+	// Replica is the registry process that holds the session; empty where that is not known.
+	Replica string `json:"replica,omitempty"`
 }
 
 // ReadyForJob is WorkerReadyForJob: a notice, each time it can take a job.
@@ -113,6 +115,8 @@ type Disconnected struct {
 type Reconnected struct {
 	v1
 	Epoch int64 `json:"epoch"`
+	// Replica is the registry process that holds the session; empty where that is not known.
+	Replica string `json:"replica,omitempty"`
 }
 
 // Lost is WorkerLost: a notice that it fell silent; TERMINATING follows in the same append.

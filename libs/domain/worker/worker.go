@@ -26,6 +26,8 @@ type Worker struct {
 	// Epoch is its latest session.
 	Epoch     int64
 	Connected bool
+	// Replica is the registry process that holds that session: commands go through it.
+	Replica string
 	// Cause and Reason are why it is in its state.
 	Cause  Cause
 	Reason string
@@ -58,13 +60,13 @@ func (w Worker) Evolve(e Event, at At) Worker {
 	case Registered:
 		w.AgentVersion, w.Hostname = e.AgentVersion, e.Hostname
 	case Ready:
-		w.Epoch, w.Connected, w.ReadyAt = e.Epoch, true, at.Time
+		w.Epoch, w.Connected, w.Replica, w.ReadyAt = e.Epoch, true, e.Replica, at.Time
 	case ReadyForJob:
 		w.Epoch, w.Connected = e.Epoch, true
 	case Disconnected:
 		w.Connected = w.Connected && w.Epoch != e.Epoch
 	case Reconnected:
-		w.Epoch, w.Connected = e.Epoch, true
+		w.Epoch, w.Connected, w.Replica = e.Epoch, true, e.Replica
 	case Lost:
 		w.LostAt, w.Connected = at.Time, false
 	case Terminated:
@@ -174,8 +176,9 @@ func (w Worker) Connecting(reason string) ([]Event, error) {
 	return w.step(StateConnecting, "", reason, "", 0)
 }
 
-// Attach decides what the first stream of a registered agent means: READY.
-func (w Worker) Attach(epoch int64) ([]Event, error) {
+// Attach decides what the first stream of a registered agent means: READY. The
+// registry process replica holds its session.
+func (w Worker) Attach(epoch int64, replica string) ([]Event, error) {
 	if w.State != StateConnecting {
 		// BUSY -> READY and DRAINING -> READY are legal, but not by a new stream.
 		return nil, fault.New(fault.Precondition, "worker %s is %s: only a CONNECTING worker becomes READY by its agent's stream", w.ID, w.State)
@@ -184,7 +187,7 @@ func (w Worker) Attach(epoch int64) ([]Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(out, Ready{Epoch: epoch}, ReadyForJob{ProviderID: w.ProviderID, Epoch: epoch, JobsDone: w.JobsDone}), nil
+	return append(out, Ready{Epoch: epoch, Replica: replica}, ReadyForJob{ProviderID: w.ProviderID, Epoch: epoch, JobsDone: w.JobsDone}), nil
 }
 
 // Drain decides that the worker takes nothing new: READY goes at once, BUSY

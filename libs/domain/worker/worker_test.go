@@ -29,7 +29,7 @@ func ready(t *testing.T, jobsPerWorker int) worker.Worker {
 		return worker.Request(worker.ProvisioningRequested{ProviderID: "p", JobsPerWorker: jobsPerWorker}), nil
 	})
 	w = do(t, w, func(w worker.Worker) ([]worker.Event, error) { return w.Connecting("made") })
-	return do(t, w, func(w worker.Worker) ([]worker.Event, error) { return w.Attach(1) })
+	return do(t, w, func(w worker.Worker) ([]worker.Event, error) { return w.Attach(1, "") })
 }
 
 func take(w worker.Worker) ([]worker.Event, error)    { return w.Take("j", 1) }

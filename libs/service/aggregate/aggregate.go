@@ -5,9 +5,11 @@ package aggregate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"hodei.dev/libs/domain/catalogue"
+	"hodei.dev/libs/domain/circuit"
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/domain/job"
 	"hodei.dev/libs/domain/provider"
@@ -30,6 +32,9 @@ func WorkerStream(id string) event.Stream { return event.Stream{Type: catalogue.
 
 // ProviderStream names a provider's stream.
 func ProviderStream(id string) event.Stream { return event.Stream{Type: catalogue.Provider, ID: id} }
+
+// CircuitStream names a circuit's stream.
+func CircuitStream(id string) event.Stream { return event.Stream{Type: catalogue.Circuit, ID: id} }
 
 // EvolveJob folds one event into j. An event that j has already is ignored, so
 // that a consumer may be told twice. A type that is not a job's own, such as
@@ -84,6 +89,23 @@ func EvolveProvider(p provider.Provider, e event.Event) (provider.Provider, erro
 	return p, nil
 }
 
+// EvolveCircuit folds one event into c, like EvolveJob.
+func EvolveCircuit(c circuit.Circuit, e event.Event) (circuit.Circuit, error) {
+	if e.StreamVersion <= c.Version {
+		return c, nil
+	}
+	fact, err := Decode(e)
+	if err != nil {
+		return c, err
+	}
+	c.ID = e.Stream.ID
+	if own, ok := fact.(circuit.Event); ok {
+		return c.Evolve(own, circuit.At{Version: e.StreamVersion, Time: e.Time}), nil
+	}
+	c.Version = e.StreamVersion
+	return c, nil
+}
+
 // Decode returns the event's fact as its struct of libs/domain.
 func Decode(e event.Event) (any, error) {
 	fact, err := catalogue.Decode(e.Type, e.Version, e.Data)
@@ -106,6 +128,16 @@ func LoadWorker(ctx context.Context, l Loader, id string) (worker.Worker, error)
 // LoadProvider folds a provider from its events. One that does not exist is NotFound.
 func LoadProvider(ctx context.Context, l Loader, id string) (provider.Provider, error) {
 	return load(ctx, l, ProviderStream(id), EvolveProvider)
+}
+
+// LoadCircuit folds a circuit from its events. One that has never opened is closed,
+// with only its id.
+func LoadCircuit(ctx context.Context, l Loader, id string) (circuit.Circuit, error) {
+	c, err := load(ctx, l, CircuitStream(id), EvolveCircuit)
+	if errors.Is(err, fault.NotFound) {
+		return circuit.Circuit{ID: id}, nil
+	}
+	return c, err
 }
 
 func load[A any](ctx context.Context, l Loader, s event.Stream, evolve func(A, event.Event) (A, error)) (A, error) {
@@ -161,6 +193,19 @@ func ProviderChange[F event.Fact](p provider.Provider, meta event.Meta, facts []
 	}
 	c.State = string(p.State)
 	return enclose(c, meta, facts)
+}
+
+// CircuitChange turns what was decided about c into its part of an append. A closed
+// circuit is left out of snapshots; it may open again.
+func CircuitChange[F event.Fact](c circuit.Circuit, meta event.Meta, facts []F) (store.Change, error) {
+	change := store.Change{Stream: CircuitStream(c.ID), Namespace: event.NoNamespace, Expected: c.Version}
+	for _, fact := range facts {
+		if e, ok := any(fact).(circuit.Event); ok {
+			c = c.Evolve(e, circuit.At{})
+		}
+	}
+	change.State, change.Terminal = string(c.State), c.State.Settled()
+	return enclose(change, meta, facts)
 }
 
 // enclose puts the facts into envelopes. Within one change each event is caused

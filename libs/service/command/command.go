@@ -47,4 +47,6 @@ type Reply struct {
 	OK bool `json:"ok"`
 	// Reason says why not.
 	Reason string `json:"reason,omitempty"`
+	// Gone: the session is over, and the agent has not answered; it may be back with its next one.
+	Gone bool `json:"gone,omitempty"`
 }

@@ -23,6 +23,15 @@
 // the healthy provider with the most room for workers, the first by name among
 // equals. Every candidate is recorded with its reason.
 //
+// # Circuits
+//
+// A circuit breaker guards each provider's making of workers, and each path to workers:
+// the registry process that holds their sessions. While one is open its workers are
+// given nothing and its provider makes none, so that jobs go elsewhere or wait, with the
+// reason in the log; no job is its probe. A path is probed by asking a session, a
+// provider by having it make one worker that nobody waits for. [State.Steps] says what
+// is due; the log alone makes it true.
+//
 // # Cost
 //
 // Jobs are grouped by shape (resources and placement): what does not fit for one

@@ -123,8 +123,12 @@ func (d *decider) placeAt(j *jobEntry, among string) bool {
 	if j.State != job.StatePending {
 		return false
 	}
+	if d.cut {
+		return false // a new worker could not be reached either
+	}
 	p := d.roomiest(j, among)
 	if p == nil {
+		d.want(j, among)
 		return false
 	}
 	candidates, reason := d.candidates(j, p)
@@ -215,6 +219,8 @@ const (
 	unlabelled
 	tooSmall
 	unhealthy
+	circuitOpen
+	strandedAll
 	operatorAway
 )
 
@@ -235,6 +241,8 @@ func (p *providerEntry) look(j *jobEntry) verdict {
 		return operatorAway
 	case p.Spec.Kind == provider.External:
 		return operatorBusy
+	case !p.breaker.closed():
+		return circuitOpen
 	case p.room() <= 0:
 		return workersFull
 	case !p.affords(j):
@@ -256,6 +264,16 @@ func (s *State) roomiest(j *jobEntry, among string) *providerEntry {
 		}
 	}
 	return found
+}
+
+// want notes, for the providers that are kept from making the job a worker by their
+// circuits alone, that there is a job for a probe to help.
+func (s *State) want(j *jobEntry, among string) {
+	for _, p := range s.byName {
+		if p.named(among) && p.named(j.Spec.Placement.Provider) && p.look(j) == circuitOpen && p.affords(j) {
+			p.breaker.wanted = true
+		}
+	}
 }
 
 // examine finds out whether anything could ever run the shape as things are, and

@@ -9,6 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"hodei.dev/libs/domain/circuit"
 	"hodei.dev/libs/domain/job"
 	"hodei.dev/libs/domain/provider"
 	"hodei.dev/libs/domain/worker"
@@ -20,7 +21,8 @@ import (
 // providers. The domain refuses what must not be (two jobs on a worker, a step that
 // the table does not have), so every decision that it takes is checked there;
 // capacity and the number of workers are counted here. In the end, with room for
-// all, everything that can run has run.
+// all, everything that can run has run: also what waited for an open circuit. Of each
+// circuit one step at a time is on its way, and the domain refuses a second probe.
 func TestProperties(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		r := &random{T: rt, world: newWorld(t)}
@@ -40,6 +42,11 @@ func TestProperties(t *testing.T) {
 			"health":   func(*rapid.T) { r.health() },
 			"":         func(*rapid.T) { r.check() },
 			"deselect": func(*rapid.T) { r.undecide() },
+			"fail":     func(*rapid.T) { r.failToMake() },
+			"replica":  func(*rapid.T) { r.replica() },
+			"send":     func(*rapid.T) { r.sendAny() },
+			"steps":    func(*rapid.T) { r.stepSome() },
+			"step":     func(*rapid.T) { r.settleStep() },
 		})
 		r.drain()
 	})
@@ -51,6 +58,48 @@ type random struct {
 	count int
 	// open are decisions on their way.
 	open []core.Decision
+	// steps are those of circuits.
+	steps []core.Step
+}
+
+// failToMake has a provider say that it cannot make a worker.
+func (r *random) failToMake() {
+	if x, ok := r.pick(func(x worker.Worker) bool { return x.State == worker.StateCreating }); ok {
+		r.worker(x.ID, worker.ProvisioningFailed{ProviderID: x.ProviderID, JobID: x.WaitingJobID, Reason: "random"})
+		r.destroy(x.ID, worker.CauseProvisioning, "random")
+	}
+}
+
+// replica has one stop answering, or come back.
+func (r *random) replica() {
+	name := rapid.SampledFrom([]string{"r1", "r2"}).Draw(r.T, "replica")
+	r.down[name] = !r.down[name]
+}
+
+// sendAny sends something to a worker's session.
+func (r *random) sendAny() {
+	if x, ok := r.pick(func(x worker.Worker) bool { return x.State.Connected() && x.Connected }); ok {
+		r.send(x.ID, x.Replica)
+	}
+}
+
+func (r *random) stepSome() {
+	for _, step := range r.s.Steps(r.now) {
+		for _, o := range r.steps {
+			if o.Guarded == step.Guarded {
+				r.Fatalf("two steps of one circuit: %+v, %+v", o, step)
+			}
+		}
+		r.steps = append(r.steps, step)
+	}
+}
+
+func (r *random) settleStep() {
+	if len(r.steps) > 0 {
+		step := r.steps[0]
+		r.steps = r.steps[1:]
+		r.takeStep(step)
+	}
 }
 
 func (r *random) queueAny() {
@@ -143,12 +192,12 @@ func (r *random) moveWorker() {
 	bad := rapid.IntRange(0, 4).Draw(r.T, "bad") == 0
 	switch {
 	case x.State == worker.StateCreating && !bad:
-		r.up(x.ID)
+		r.upAt(x.ID, rapid.SampledFrom([]string{"r1", "r2"}).Draw(r.T, "replica"))
 	case x.State == worker.StateReady && !bad:
 		if x.Connected {
 			r.worker(x.ID, worker.Disconnected{Epoch: x.Epoch})
 		} else {
-			r.worker(x.ID, worker.Reconnected{Epoch: x.Epoch + 1})
+			r.worker(x.ID, worker.Reconnected{Epoch: x.Epoch + 1, Replica: rapid.SampledFrom([]string{"r1", "r2"}).Draw(r.T, "replica")})
 		}
 	default:
 		r.destroy(x.ID, worker.CauseLost, "random")
@@ -192,6 +241,11 @@ func (r *random) check() {
 			workers[x.ProviderID]++
 		}
 	}
+	for _, step := range r.steps {
+		if step.Kind == circuit.Provider && step.To == circuit.StateHalfOpen {
+			workers[step.Subject]++
+		}
+	}
 	moved := map[string]bool{}
 	for _, d := range r.open {
 		j := r.jobs[d.JobID()]
@@ -228,6 +282,10 @@ func (r *random) drain() {
 	for len(r.open) > 0 {
 		r.settleOne()
 	}
+	for len(r.steps) > 0 {
+		r.settleStep()
+	}
+	clear(r.down)
 	for _, id := range []string{"p", "q"} {
 		r.provider(id, r.providers[id].Observe(provider.Healthy, "well")...)
 	}
@@ -239,12 +297,14 @@ func (r *random) drain() {
 			}
 		}
 		if left == 0 {
-			if f := r.s.Figures(); f.Queued != 0 {
+			if f := r.s.Figures(); f.Queued != 0 || len(r.open) > 0 {
 				r.Fatalf("nothing is left, yet the figures say %+v", f)
 			}
 			return
 		}
 		r.now = r.now.Add(time.Minute)
+		r.step()
+		r.step() // what the probes said
 		r.decide()
 		r.check()
 		for _, id := range slices.Sorted(maps.Keys(r.workers)) {

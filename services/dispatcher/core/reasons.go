@@ -60,9 +60,13 @@ func (s *State) instead(j *jobEntry, chosen *providerEntry) string {
 }
 
 // impossible says, provider by provider, why nothing can run the shape as things
-// are; nil where something can, now or once there is room.
+// are; nil where something can, now or once there is room. The reasons stay the same
+// while a circuit is open, however often it is probed.
 func (s *State) impossible(sh *shape) []string {
 	want := sh.key.provider
+	if s.cut {
+		return []string{"no worker can be reached, for the circuits of all registry replicas are open: see `hodei status`"}
+	}
 	probe := &jobEntry{Job: job.Job{Spec: job.Spec{Resources: sh.key.res, Placement: sh.placement}}}
 	var reasons []string
 	for _, p := range s.byName {
@@ -70,6 +74,9 @@ func (s *State) impossible(sh *shape) []string {
 			continue
 		}
 		v := p.look(probe)
+		if v == workersFull && s.stranded(p) {
+			v = strandedAll
+		}
 		if !v.hopeless() {
 			return nil
 		}
@@ -107,6 +114,10 @@ func (p *providerEntry) words(v verdict, spec *job.Spec) string {
 			return "unhealthy"
 		}
 		return "unhealthy: " + p.HealthReason
+	case circuitOpen:
+		return "its circuit is open, for it failed to make workers: see `hodei provider get " + p.Spec.Name + "`"
+	case strandedAll:
+		return "all of its workers exist, and those that are idle cannot be reached: see `hodei status`"
 	case operatorAway:
 		return "it has no workers, and its operator starts them: see `hodei worker token`"
 	}

@@ -31,9 +31,13 @@ type State struct {
 	orphans   []*jobEntry // SCHEDULED jobs whose worker is gone
 	deferrals []*jobEntry // PENDING jobs of shapes that nothing can run
 	sequence  uint64
-	waiting   int // PENDING and SCHEDULED
-	idle      int
-	ended     ends
+	// paths are the ways to workers, by registry replica; cut: none of them works.
+	paths    map[string]*path
+	cut      bool
+	policies Policies
+	waiting  int // PENDING and SCHEDULED
+	idle     int
+	ended    ends
 }
 
 type jobEntry struct {
@@ -74,6 +78,10 @@ type workerEntry struct {
 	pool      *pool
 	place     int
 	idleSince uint64
+	// path is the way to it; nil while it is not connected.
+	path *path
+	// judged: it has said whether its provider can make workers.
+	judged bool
 	// exists and usable: it counts as such at its provider.
 	exists, usable bool
 }
@@ -81,6 +89,8 @@ type workerEntry struct {
 type providerEntry struct {
 	provider.Provider
 	known bool
+	// breaker guards the making of workers.
+	breaker *breaker
 	// reserved by live jobs, and by decisions on their way.
 	reserved job.Resources
 	// workers are not TERMINATED, usable ones not going either; slots are workers
@@ -95,9 +105,13 @@ type pool struct {
 	idle heap[*workerEntry]
 }
 
-// New returns an empty state.
-func New() *State {
+// New returns an empty state with the default policies.
+func New() *State { return NewWith(DefaultPolicies()) }
+
+// NewWith returns an empty state.
+func NewWith(p Policies) *State {
 	return &State{
+		policies: p, paths: map[string]*path{},
 		jobs: map[string]*jobEntry{}, workers: map[string]*workerEntry{}, providers: map[string]*providerEntry{},
 		namespaces: map[string]*namespace{}, shapes: map[shapeKey]*shape{},
 		timers: heap[*jobEntry]{less: sooner, place: timerPlace}, generation: 1,
@@ -365,12 +379,14 @@ func (s *State) hold(e *jobEntry, at *providerEntry, w *workerEntry, slot bool) 
 	s.jobChanged(e)
 }
 
-// NextWake is when a job that is held back is due; false where none is.
+// NextWake is when a job that is held back is due, or a circuit may be probed; false
+// where neither is.
 func (s *State) NextWake() (time.Time, bool) {
-	if s.timers.len() == 0 {
-		return time.Time{}, false
+	next, ok := s.nextProbe()
+	if s.timers.len() > 0 && (!ok || s.timers.first().due.Before(next)) {
+		return s.timers.first().due, true
 	}
-	return s.timers.first().due, true
+	return next, ok
 }
 
 // wake lets the jobs whose time has come wait in their lanes.

@@ -303,23 +303,3 @@ func TestOutOfStep(t *testing.T) {
 		t.Fatalf("got %v", got)
 	}
 }
-
-func TestBrake(t *testing.T) {
-	var b core.Brake
-	now := t0
-	for i, want := range []time.Duration{250 * time.Millisecond, time.Second, 4 * time.Second, 8 * time.Second, 8 * time.Second} {
-		b.Refused(now)
-		b.Refused(now.Add(want - 1)) // begun before: counts once
-		if got := b.Pause(now); got != want || !b.Probing() {
-			t.Fatalf("pause %d is %s, want %s", i, got, want)
-		}
-		now = now.Add(want)
-		if got := b.Pause(now); got != 0 {
-			t.Fatalf("still %s to wait", got)
-		}
-	}
-	b.Accepted()
-	if b.Pause(t0) != 0 || b.Probing() {
-		t.Error("brakes after a success")
-	}
-}

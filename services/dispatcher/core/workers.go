@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 
+	"hodei.dev/libs/domain/circuit"
 	"hodei.dev/libs/domain/job"
 	"hodei.dev/libs/domain/provider"
 	"hodei.dev/libs/domain/worker"
@@ -23,6 +24,7 @@ func (s *State) ObserveWorker(w worker.Worker) {
 	}
 	e.Worker, e.announced = w, true
 	s.workerChanged(e)
+	s.judge(e, false)
 }
 
 // ApplyWorker folds one event. What the state has already is ignored, and so is a
@@ -48,6 +50,11 @@ func (s *State) ApplyWorker(id string, fact worker.Event, at worker.At) {
 	e.Worker = e.Evolve(fact, at)
 	e.ID = id
 	s.workerChanged(e)
+	s.judge(e, true)
+	switch fact.(type) {
+	case worker.Ready, worker.Reconnected:
+		s.met(e)
+	}
 }
 
 func (s *State) addWorker(id string) *workerEntry {
@@ -65,6 +72,7 @@ func (s *State) workerChanged(e *workerEntry) {
 		s.ended.add(e.ID)
 	}
 	s.count(e)
+	s.follow(e)
 	s.place(e)
 	if j := s.waiter(e); j != nil {
 		j.waits = e
@@ -115,7 +123,7 @@ func (s *State) count(e *workerEntry) {
 
 // idle tells whether the worker may be given a job now.
 func idle(e *workerEntry) bool {
-	return e != nil && e.State == worker.StateReady && e.announced && e.Connected && !e.held
+	return e != nil && e.State == worker.StateReady && e.announced && e.Connected && !e.held && e.reachable()
 }
 
 // orphaned tells whether the worker that the job waits for will not come.
@@ -188,6 +196,7 @@ func (s *State) ApplyProvider(id string, fact provider.Event, at provider.At) {
 }
 
 func (s *State) providerChanged(e *providerEntry) {
+	e.breaker.Name = e.Spec.Name
 	if !e.known {
 		e.known = true
 		s.byName = append(s.byName, e)
@@ -203,6 +212,7 @@ func (s *State) provider(id string) *providerEntry {
 	e, ok := s.providers[id]
 	if !ok {
 		e = &providerEntry{}
+		e.breaker = newBreaker(circuit.Guarded{Kind: circuit.Provider, Subject: id, Name: id}, s.policies.Of(circuit.Provider))
 		s.providers[id] = e
 	}
 	return e

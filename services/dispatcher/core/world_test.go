@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"hodei.dev/libs/domain/circuit"
 	"hodei.dev/libs/domain/job"
 	"hodei.dev/libs/domain/provider"
 	"hodei.dev/libs/domain/unit"
@@ -26,13 +27,17 @@ type world struct {
 	jobs      map[string]job.Job
 	workers   map[string]worker.Worker
 	providers map[string]provider.Provider
-	made      int
+	circuits  map[string]circuit.Circuit
+	// down are the replicas that do not answer.
+	down map[string]bool
+	made int
 }
 
 func newWorld(tb testing.TB) *world {
 	tb.Helper()
 	return &world{
 		tb: tb, s: core.New(), now: t0, jobs: map[string]job.Job{}, workers: map[string]worker.Worker{}, providers: map[string]provider.Provider{},
+		circuits: map[string]circuit.Circuit{}, down: map[string]bool{},
 	}
 }
 
@@ -110,9 +115,72 @@ func (w *world) idle(id, providerID string, limits job.Resources) {
 }
 
 // up brings a worker from CREATING to READY.
-func (w *world) up(id string) {
+func (w *world) up(id string) { w.upAt(id, "r1") }
+
+// upAt is up through a registry replica.
+func (w *world) upAt(id, replica string) {
 	w.worker(id, must[worker.Event](w.tb)(w.workers[id].Connecting("made"))...)
-	w.worker(id, must[worker.Event](w.tb)(w.workers[id].Attach(1))...)
+	w.worker(id, must[worker.Event](w.tb)(w.workers[id].Attach(1, replica))...)
+}
+
+func (w *world) circuit(g circuit.Guarded, facts ...circuit.Event) {
+	c := w.circuits[g.ID()]
+	c.ID = g.ID()
+	for _, f := range facts {
+		at := circuit.At{Version: c.Version + 1, Time: w.now}
+		c = c.Evolve(f, at)
+		w.s.ApplyCircuit(f, at)
+	}
+	w.circuits[g.ID()] = c
+}
+
+// step makes all steps true that are due, and answers the probes of paths.
+func (w *world) step() []string {
+	w.tb.Helper()
+	var out []string
+	for _, step := range w.s.Steps(w.now) {
+		out = append(out, w.circuits[step.ID()].Name+" "+string(step.To))
+		w.takeStep(step)
+	}
+	return out
+}
+
+func (w *world) takeStep(step core.Step) {
+	w.tb.Helper()
+	c, policies := w.circuits[step.ID()], core.DefaultPolicies()
+	switch step.To {
+	case c.State: // the probe is made again
+	case circuit.StateOpen:
+		policy := policies.Path
+		if step.Kind == circuit.Provider {
+			policy = policies.Provider
+		}
+		w.circuit(step.Guarded, must[circuit.Event](w.tb)(c.Open(step.Guarded, step.Failures, step.Reason, w.now, policy))...)
+	case circuit.StateHalfOpen:
+		probe := step.Probe
+		if step.Kind == circuit.Provider {
+			w.made++
+			probe = fmt.Sprintf("w%d", w.made)
+			p := w.providers[step.Subject]
+			w.worker(probe, worker.ProvisioningRequested{ProviderID: p.ID, ProviderName: p.Spec.Name, JobsPerWorker: p.Spec.JobsPerWorker})
+		}
+		w.circuit(step.Guarded, must[circuit.Event](w.tb)(c.HalfOpen(probe))...)
+	case circuit.StateClosed:
+		w.circuit(step.Guarded, must[circuit.Event](w.tb)(c.Close(step.Reason))...)
+	}
+	w.s.SettleStep(step)
+	if step.Kind == circuit.Path && step.To == circuit.StateHalfOpen {
+		w.send(step.Probe, step.Subject)
+	}
+}
+
+// send asks a worker's session through a replica.
+func (w *world) send(workerID, replica string) {
+	if w.down[replica] {
+		w.s.PathFailed(workerID, replica, "nobody answers")
+	} else {
+		w.s.PathWorked(workerID, replica)
+	}
 }
 
 // decide has the state decide, and makes it all true.

@@ -24,8 +24,8 @@ type Verdict struct {
 }
 
 // Attach decides what it means that a session with that epoch is connected: READY
-// for the first time, WorkerReconnected later.
-func Attach(w worker.Worker, epoch int64) ([]worker.Event, error) {
+// for the first time, WorkerReconnected later. The registry process replica holds it.
+func Attach(w worker.Worker, epoch int64, replica string) ([]worker.Event, error) {
 	switch w.State {
 	case worker.StateCreating:
 		step, err := w.Connecting("its agent is there")
@@ -33,12 +33,12 @@ func Attach(w worker.Worker, epoch int64) ([]worker.Event, error) {
 			return nil, err
 		}
 		w = w.Evolve(step[0], worker.At{Version: w.Version + 1})
-		ready, err := w.Attach(epoch)
+		ready, err := w.Attach(epoch, replica)
 		return append(step, ready...), err
 	case worker.StateConnecting:
-		return w.Attach(epoch)
+		return w.Attach(epoch, replica)
 	default:
-		return []worker.Event{worker.Reconnected{Epoch: epoch}}, nil
+		return []worker.Event{worker.Reconnected{Epoch: epoch, Replica: replica}}, nil
 	}
 }
 

@@ -37,12 +37,12 @@ func TestBegin(t *testing.T) {
 
 func TestAttach(t *testing.T) {
 	w := worker.Worker{ID: workerID, State: worker.StateCreating}
-	first, err := core.Attach(w, 1)
+	first, err := core.Attach(w, 1, "r1")
 	if err != nil || len(first) != 4 { // CONNECTING, READY and its notices
 		t.Errorf("%v, %v", first, err)
 	}
-	again, err := core.Attach(worker.Worker{ID: workerID, State: worker.StateBusy}, 2)
-	if err != nil || len(again) != 1 || again[0].(worker.Reconnected).Epoch != 2 {
+	again, err := core.Attach(worker.Worker{ID: workerID, State: worker.StateBusy}, 2, "r2")
+	if err != nil || len(again) != 1 || again[0] != (worker.Reconnected{Epoch: 2, Replica: "r2"}) {
 		t.Errorf("%v, %v", again, err)
 	}
 }

@@ -70,7 +70,7 @@ func TestArmedDeadlineIsWhatTheHistorySays(t *testing.T) {
 			case "connecting":
 				tellWorker(w.Connecting(""))
 			case "attach":
-				tellWorker(w.Attach(1))
+				tellWorker(w.Attach(1, ""))
 			case "take":
 				tellWorker(w.Take("j", 1))
 			case "release":

@@ -24,6 +24,8 @@ import (
 	"time"
 
 	"hodei.dev/libs/domain/catalogue"
+	"hodei.dev/libs/domain/circuit"
+	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/eventing/event"
 	"hodei.dev/libs/eventing/store"
 	"hodei.dev/libs/service/aggregate"
@@ -44,14 +46,29 @@ type Log interface {
 // Sessions is the way to the workers' sessions. It is safe for concurrent use.
 type Sessions interface {
 	// Run hands an attempt over. nil means that the agent has accepted it; any
-	// error that it may not have.
+	// error that it may not have: a *SessionGone that the worker may be back with its
+	// next session, fault.Unavailable that nobody answered before ctx ended.
 	Run(ctx context.Context, epoch int64, r command.Request) error
-	// Alive asks the session with that epoch whether its agent was heard of lately;
-	// false where nobody answers before ctx ends.
-	Alive(ctx context.Context, workerID string, epoch int64) bool
+	// Ping asks the session with that epoch whether its agent was heard of lately; an
+	// error says that nobody answered before ctx ended.
+	Ping(ctx context.Context, workerID string, epoch int64) (alive bool, err error)
 	// Available tells whether sessions can be reached at all at present.
 	Available() bool
 }
+
+// SessionGone says that a command has not reached the agent, because the session that
+// it was for is over, or is nowhere. It is a fault.Unavailable.
+type SessionGone struct {
+	// Answered: the registry said so; otherwise nobody has heard the command.
+	Answered bool
+	Reason   string
+}
+
+// Error says why.
+func (e *SessionGone) Error() string { return e.Reason }
+
+// Is reports whether target is fault.Unavailable.
+func (e *SessionGone) Is(target error) bool { return target == fault.Unavailable }
 
 // Meter counts what the dispatcher does. It is safe for concurrent use.
 type Meter interface {
@@ -61,6 +78,8 @@ type Meter interface {
 	Conflict(kind string)
 	// HandOver took that long; failed where the session did not accept.
 	HandOver(took time.Duration, failed bool)
+	// Circuit: the circuit of a kind has changed its state, which is in the log.
+	Circuit(kind circuit.Kind, to circuit.State)
 }
 
 // Config is what a Dispatcher is made of. All fields are required but those with a default.
@@ -79,11 +98,18 @@ type Config struct {
 	HandOvers int
 	// HandOverTimeout is how long a session may take to accept. Default 5s.
 	HandOverTimeout time.Duration
+	// HandOverGrace is how long an attempt waits for its worker's next session where
+	// the one that it was given to is gone. Default 8s.
+	HandOverGrace time.Duration
+	// Policies are those of circuits. Default core.DefaultPolicies.
+	Policies core.Policies
 }
 
 // Figures are counts for people.
 type Figures struct {
 	core.Figures
+	// Circuits are those that are not closed.
+	Circuits []circuit.Circuit
 	// Position is that of the last event taken in.
 	Position int64
 }
@@ -103,8 +129,7 @@ type Dispatcher struct {
 	causes   map[string]event.Event // the last event of each live job, without data
 	position int64
 	inFlight int
-	running  map[string]int // attempts whose hand-over runs, by job
-	brake    core.Brake
+	running  map[string]*handing // hand-overs that run, by job
 
 	figures atomic.Pointer[Figures]
 }
@@ -126,9 +151,15 @@ func New(cfg Config) *Dispatcher {
 	if cfg.HandOverTimeout <= 0 {
 		cfg.HandOverTimeout = 5 * time.Second
 	}
+	if cfg.HandOverGrace <= 0 {
+		cfg.HandOverGrace = 8 * time.Second
+	}
+	if cfg.Policies == (core.Policies{}) {
+		cfg.Policies = core.DefaultPolicies()
+	}
 	d := &Dispatcher{
 		cfg: cfg, inbox: make(chan []observed, 64), outcomes: make(chan outcome, 2*cfg.InFlight), done: make(chan struct{}),
-		handing: make(chan struct{}, cfg.HandOvers), state: core.New(), causes: map[string]event.Event{}, running: map[string]int{},
+		handing: make(chan struct{}, cfg.HandOvers), state: core.NewWith(cfg.Policies), causes: map[string]event.Event{}, running: map[string]*handing{},
 	}
 	d.figures.Store(&Figures{})
 	return d
@@ -218,15 +249,8 @@ func (d *Dispatcher) decide(ctx context.Context, timer *time.Timer) {
 		return
 	}
 	now := d.cfg.Now()
-	if pause := d.brake.Pause(now); pause > 0 {
-		timer.Reset(pause)
-		return
-	}
+	d.takeSteps(ctx)
 	free := d.cfg.InFlight - d.inFlight
-	if d.brake.Probing() {
-		// One decision at a time, and none before the last hand-over has ended.
-		free = min(free, 1-d.inFlight-len(d.running))
-	}
 	if free <= 0 {
 		timer.Stop() // an outcome comes first
 		return
@@ -242,5 +266,5 @@ func (d *Dispatcher) decide(ctx context.Context, timer *time.Timer) {
 }
 
 func (d *Dispatcher) publish() {
-	d.figures.Store(&Figures{Figures: d.state.Figures(), Position: d.position})
+	d.figures.Store(&Figures{Figures: d.state.Figures(), Circuits: d.state.Circuits(), Position: d.position})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"hodei.dev/libs/domain/circuit"
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/domain/job"
 	"hodei.dev/libs/domain/unit"
@@ -25,8 +26,9 @@ type plan struct {
 	append store.Append
 	// facts are those of all changes, in order.
 	facts []any
-	// handOver: the job is to be given to the worker afterwards.
+	// handOver: the job is to be given to the worker afterwards, which handing follows.
 	handOver bool
+	handing  *handing
 }
 
 // outcome is what came of something that was begun.
@@ -44,8 +46,12 @@ type outcome struct {
 	// cause is the last event of job.
 	cause event.Event
 	// handed is the job whose hand-over has ended: accepted, refused or overtaken.
-	handed            string
-	accepted, refused bool
+	handed  string
+	handing *handing
+	// step has ended, and circuit is what it left; evidence is what was found out about a path.
+	step     *core.Step
+	circuit  *circuit.Circuit
+	evidence *evidence
 }
 
 // take feeds an outcome back into the state.
@@ -62,15 +68,10 @@ func (d *Dispatcher) take(o outcome) {
 		d.state.ObserveJob(*o.job)
 		d.causes[o.job.ID] = o.cause
 	}
-	if o.handed != "" {
+	if o.handed != "" && d.running[o.handed] == o.handing {
 		delete(d.running, o.handed)
 	}
-	switch {
-	case o.accepted:
-		d.brake.Accepted()
-	case o.refused:
-		d.brake.Refused(d.cfg.Now())
-	}
+	d.takeEvidence(o)
 	if o.settles != "" {
 		d.inFlight--
 		d.state.Settle(o.settles, o.retryAt)
@@ -87,7 +88,8 @@ func (d *Dispatcher) begin(ctx context.Context, now time.Time, decision core.Dec
 	d.inFlight++
 	p, err := d.plan(now, decision)
 	if p.handOver && err == nil {
-		d.running[p.job.ID] = p.job.Attempt + 1
+		p.handing = newHanding(p.job.Attempt+1, p.worker.ID)
+		d.running[p.job.ID] = p.handing
 	}
 	d.work.Go(func() {
 		if err != nil {
@@ -118,11 +120,13 @@ func (d *Dispatcher) worthTheLast(ctx context.Context, p plan) bool {
 	if !core.LastChance(p.job) {
 		return true
 	}
-	ctx, cancel := context.WithTimeout(ctx, lastChancePing)
+	asking, cancel := context.WithTimeout(ctx, lastChancePing)
 	defer cancel()
-	if d.cfg.Sessions.Alive(ctx, p.worker.ID, p.worker.Epoch) {
+	alive, err := d.cfg.Sessions.Ping(asking, p.worker.ID, p.worker.Epoch)
+	if alive {
 		return true
 	}
+	d.report(ctx, d.about(p.worker, err))
 	d.cfg.Logger.InfoContext(ctx, "a worker's session does not answer: the last attempt is not staked on it", "job", p.job.ID, "worker", p.worker.ID)
 	return false
 }
@@ -251,7 +255,7 @@ func (d *Dispatcher) settleAnew(ctx context.Context, p plan, wait time.Duration)
 	}
 	o.settles = p.job.ID
 	if p.handOver {
-		o.handed = p.job.ID
+		o.handed, o.handing = p.job.ID, p.handing
 	}
 	if wait > 0 {
 		o.retryAt = d.cfg.Now().Add(wait)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"hodei.dev/libs/domain/catalogue"
+	"hodei.dev/libs/domain/circuit"
 	"hodei.dev/libs/domain/job"
 	"hodei.dev/libs/domain/provider"
 	"hodei.dev/libs/domain/worker"
@@ -16,7 +17,7 @@ import (
 // Activate reads all live jobs, workers and providers, and returns the position
 // that they stand for: what Handle is given begins after it.
 func (d *Dispatcher) Activate(ctx context.Context) (int64, error) {
-	f := folding{jobs: map[string]job.Job{}, workers: map[string]worker.Worker{}, providers: map[string]provider.Provider{}, causes: d.causes}
+	f := folding{jobs: map[string]job.Job{}, workers: map[string]worker.Worker{}, providers: map[string]provider.Provider{}, circuits: map[string]circuit.Circuit{}, causes: d.causes}
 	position, err := d.cfg.Log.Snapshot(ctx, snapshotOptions(), func(e event.Event) error {
 		if err := f.fold(e); err != nil {
 			// One aggregate that cannot be read must not keep all others from running.
@@ -27,6 +28,9 @@ func (d *Dispatcher) Activate(ctx context.Context) (int64, error) {
 	})
 	if err != nil {
 		return 0, fmt.Errorf("read what lives: %w", err)
+	}
+	for _, c := range f.circuits {
+		d.state.ObserveCircuit(c) // before the workers, some of which are probes
 	}
 	for _, p := range f.providers {
 		d.state.ObserveProvider(p)
@@ -48,7 +52,7 @@ func (d *Dispatcher) Activate(ctx context.Context) (int64, error) {
 // snapshotOptions leave out what is large and repeated: JobQueued has all of
 // JobCreated that placement needs. Notices are in, so that versions are right.
 func snapshotOptions() store.SnapshotOptions {
-	o := store.SnapshotOptions{StreamTypes: []string{catalogue.Job, catalogue.Worker, catalogue.Provider}}
+	o := store.SnapshotOptions{StreamTypes: []string{catalogue.Job, catalogue.Worker, catalogue.Provider, catalogue.Circuit}}
 	created := job.Created{}.EventType()
 	for _, e := range catalogue.Entries {
 		if e.Type != created && e.Role != catalogue.Telemetry {
@@ -64,6 +68,7 @@ type folding struct {
 	order     []string // of the jobs, by age
 	workers   map[string]worker.Worker
 	providers map[string]provider.Provider
+	circuits  map[string]circuit.Circuit
 	causes    map[string]event.Event
 	spoilt    map[event.Stream]bool
 }
@@ -85,6 +90,8 @@ func (f *folding) fold(e event.Event) (err error) {
 		f.workers[id], err = aggregate.EvolveWorker(f.workers[id], e)
 	case catalogue.Provider:
 		f.providers[id], err = aggregate.EvolveProvider(f.providers[id], e)
+	case catalogue.Circuit:
+		f.circuits[id], err = aggregate.EvolveCircuit(f.circuits[id], e)
 	}
 	return err
 }
@@ -97,6 +104,7 @@ func (f *folding) spoil(s event.Stream) {
 	delete(f.jobs, s.ID)
 	delete(f.workers, s.ID)
 	delete(f.providers, s.ID)
+	delete(f.circuits, s.ID)
 }
 
 // observe takes a batch of events into the state.
@@ -107,9 +115,7 @@ func (d *Dispatcher) observe(ctx context.Context, batch []observed) {
 		}
 		d.position = o.Position
 		d.apply(o)
-		if _, back := o.fact.(worker.Reconnected); back {
-			d.reconnected(ctx, o.Stream.ID)
-		}
+		d.tellHandOver(ctx, o)
 	}
 }
 
@@ -130,18 +136,7 @@ func (d *Dispatcher) apply(o observed) {
 		d.state.ApplyWorker(id, fact, worker.At{Version: o.StreamVersion, Time: o.Time})
 	case provider.Event:
 		d.state.ApplyProvider(id, fact, provider.At{Version: o.StreamVersion, Time: o.Time})
-	}
-}
-
-// reconnected sends RUN to a worker's new session where the old one may not have
-// taken it: its agent waits for it.
-func (d *Dispatcher) reconnected(ctx context.Context, workerID string) {
-	w, ok := d.state.Worker(workerID)
-	if !ok || w.JobID == "" {
-		return
-	}
-	j, ok := d.state.Job(w.JobID)
-	if ok && j.State == job.StateAssigned && j.WorkerID == workerID && d.running[j.ID] != j.Attempt {
-		d.handAgain(ctx, j)
+	case circuit.Event:
+		d.state.ApplyCircuit(fact, circuit.At{Version: o.StreamVersion, Time: o.Time})
 	}
 }

@@ -10,13 +10,15 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
+	"hodei.dev/libs/domain/circuit"
+
 	"hodei.dev/services/dispatcher/internal/app"
 )
 
 // Metrics implements the port Meter of internal/app. It is safe for concurrent use.
 type Metrics struct {
 	decisions, conflicts metric.Int64Counter
-	failures             metric.Int64Counter
+	failures, circuits   metric.Int64Counter
 	handOver             metric.Float64Histogram
 	kinds                map[string]metric.MeasurementOption
 }
@@ -48,6 +50,19 @@ func New(meter metric.Meter, figures func() app.Figures) (*Metrics, error) {
 	m.decisions = counter("decisions", "Decisions that are in the log, by kind.")
 	m.conflicts = counter("conflicts", "Decisions that somebody else was faster than, by kind.")
 	m.failures = counter("hand_over_failures", "Hand-overs that the worker's session did not accept.")
+	m.circuits = counter("circuit_changes", "Changes of circuits that are in the log, by kind and the state that they led to.")
+	open := func(k circuit.Kind) func(app.Figures) int {
+		return func(f app.Figures) (n int) {
+			for _, c := range f.Circuits {
+				if c.Kind == k {
+					n++
+				}
+			}
+			return n
+		}
+	}
+	gauge("provider_circuits_open", "Providers that make no workers because of their circuit; half-open ones are counted.", open(circuit.Provider))
+	gauge("path_circuits_open", "Registry replicas whose workers are given nothing because of their circuit; half-open ones are counted.", open(circuit.Path))
 	gauge("queue_depth", "Jobs that wait for a worker.", func(f app.Figures) int { return f.Queued })
 	gauge("idle_workers", "Workers that are READY and have nothing to do.", func(f app.Figures) int { return f.Idle })
 	gauge("providers", "Providers that make workers.", func(f app.Figures) int { return f.Providers })
@@ -69,6 +84,11 @@ func (m *Metrics) Decided(kind string) { m.decisions.Add(context.Background(), 1
 
 // Conflict implements app.Meter.
 func (m *Metrics) Conflict(kind string) { m.conflicts.Add(context.Background(), 1, m.kinds[kind]) }
+
+// Circuit implements app.Meter.
+func (m *Metrics) Circuit(kind circuit.Kind, to circuit.State) {
+	m.circuits.Add(context.Background(), 1, metric.WithAttributes(attribute.String("kind", string(kind)), attribute.String("to", string(to))))
+}
 
 // HandOver implements app.Meter.
 func (m *Metrics) HandOver(took time.Duration, failed bool) {

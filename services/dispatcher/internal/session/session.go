@@ -13,6 +13,8 @@ import (
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/eventing/bus"
 	"hodei.dev/libs/service/command"
+
+	"hodei.dev/services/dispatcher/internal/app"
 )
 
 // Sessions sends commands. It is safe for concurrent use.
@@ -24,44 +26,46 @@ func New(nc *nats.Conn) Sessions { return Sessions{nc: nc} }
 // Available tells whether NATS is connected.
 func (s Sessions) Available() bool { return s.nc.IsConnected() }
 
-// Alive asks the session with that epoch whether its agent was heard of lately;
-// false where nobody answers before ctx ends.
-func (s Sessions) Alive(ctx context.Context, workerID string, epoch int64) bool {
-	data, err := json.Marshal(command.Request{Kind: command.Ping, WorkerID: workerID})
-	if err != nil {
-		return false
-	}
-	msg, err := s.nc.RequestWithContext(ctx, bus.CommandSubject(workerID, epoch), data)
-	if err != nil {
-		return false
-	}
-	var reply command.Reply
-	return json.Unmarshal(msg.Data, &reply) == nil && reply.OK
+// Ping asks the session with that epoch whether its agent was heard of lately; an
+// error says that nobody answered before ctx ended.
+func (s Sessions) Ping(ctx context.Context, workerID string, epoch int64) (alive bool, err error) {
+	reply, err := s.ask(ctx, epoch, command.Request{Kind: command.Ping, WorkerID: workerID})
+	return reply.OK, err
 }
 
 // Run asks the session with that epoch to take a job and waits, until ctx ends,
-// for the answer. nil means that the agent has accepted; fault.Unavailable that
-// nobody answered, fault.Precondition that the session refused.
+// for the answer. nil means that the agent has accepted; an *app.SessionGone that the
+// session is over or nowhere, fault.Unavailable that nobody answered, fault.Precondition
+// that the session refused.
 func (s Sessions) Run(ctx context.Context, epoch int64, r command.Request) error {
+	reply, err := s.ask(ctx, epoch, r)
+	switch {
+	case err != nil:
+		return err
+	case reply.Gone:
+		return &app.SessionGone{Answered: true, Reason: fmt.Sprintf("the worker's session %d is over: %s", epoch, reply.Reason)}
+	case !reply.OK:
+		return fault.New(fault.Precondition, "the worker's session %d refused: %s", epoch, reply.Reason)
+	}
+	return nil
+}
+
+func (s Sessions) ask(ctx context.Context, epoch int64, r command.Request) (reply command.Reply, err error) {
 	data, err := json.Marshal(r)
 	if err != nil {
-		return fmt.Errorf("encode a command: %w", err)
+		return reply, fmt.Errorf("encode a command: %w", err)
 	}
 	msg, err := s.nc.RequestWithContext(ctx, bus.CommandSubject(r.WorkerID, epoch), data)
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
-		return fault.New(fault.Unavailable, "no registry holds the worker's session %d", epoch)
+		return reply, &app.SessionGone{Reason: fmt.Sprintf("no registry holds the worker's session %d", epoch)}
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
-		return fault.New(fault.Unavailable, "the worker's session %d did not answer in time", epoch)
+		return reply, fault.New(fault.Unavailable, "the worker's session %d did not answer in time", epoch)
 	case err != nil:
-		return fault.Wrap(fault.Unavailable, err, "ask the worker's session %d", epoch)
+		return reply, fault.Wrap(fault.Unavailable, err, "ask the worker's session %d", epoch)
 	}
-	var reply command.Reply
 	if err := json.Unmarshal(msg.Data, &reply); err != nil {
-		return fault.Wrap(fault.Internal, err, "decode the session's answer")
+		return reply, fault.Wrap(fault.Internal, err, "decode the session's answer")
 	}
-	if !reply.OK {
-		return fault.New(fault.Precondition, "the worker's session %d refused: %s", epoch, reply.Reason)
-	}
-	return nil
+	return reply, nil
 }

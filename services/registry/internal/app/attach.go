@@ -50,10 +50,10 @@ func (a *App) Authenticate(ctx context.Context, secret string) (workerID string,
 	return a.Credentials.Authenticate(ctx, core.HashSecret(secret))
 }
 
-// Attach records that the worker's agent is connected: READY for the first time,
-// WorkerReconnected later. The session must be able to take commands before. A
-// worker that is going is left as it is.
-func (a *App) Attach(ctx context.Context, workerID string, epoch int64) (*Attachment, error) {
+// Attach records that the worker's agent is connected, through the registry process
+// replica: READY for the first time, WorkerReconnected later. The session must be able
+// to take commands before. A worker that is going is left as it is.
+func (a *App) Attach(ctx context.Context, workerID string, epoch int64, replica string) (*Attachment, error) {
 	at := &Attachment{WorkerID: workerID, Epoch: epoch}
 	var err error
 	for range rounds {
@@ -66,7 +66,7 @@ func (a *App) Attach(ctx context.Context, workerID string, epoch int64) (*Attach
 		if at.Going() || at.worker.Epoch == epoch {
 			return at, nil
 		}
-		facts, derr := core.Attach(at.worker.Worker, epoch)
+		facts, derr := core.Attach(at.worker.Worker, epoch, replica)
 		if derr != nil {
 			return nil, derr
 		}

@@ -119,7 +119,7 @@ func (s *session) handTo(ctx context.Context, c nats.Command) error {
 		s.log.InfoContext(ctx, "an attempt is not handed over", "job", c.JobID, "attempt", c.Attempt, "error", err)
 		return nil
 	case s.at.Superseded():
-		c.Reply(command.Reply{Reason: "the agent has a newer session"})
+		c.Reply(command.Reply{Gone: true, Reason: "the agent has a newer session"})
 		return errSuperseded
 	case p.Ended:
 		s.drop(c.JobID, c.Attempt, "it was cancelled before it started")

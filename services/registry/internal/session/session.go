@@ -141,7 +141,7 @@ func (m *Manager) Serve(stream Stream, secret string) error {
 			return err
 		}
 	}
-	if s.at, err = m.App.Attach(ctx, workerID, epoch); err != nil {
+	if s.at, err = m.App.Attach(ctx, workerID, epoch, m.Replica); err != nil {
 		return err
 	}
 	s.lastBeat.Store(m.Now().UnixNano())
@@ -328,7 +328,7 @@ func (s *session) drainMailbox(ctx context.Context) {
 // end answers a hand-over that is open and notes that the stream has ended, unless
 // the registry itself stops: then the agent is back before its lease is over.
 func (s *session) end(ctx context.Context, why error) {
-	s.answerHandOver(command.Reply{Reason: "the agent's stream has ended"})
+	s.answerHandOver(command.Reply{Gone: true, Reason: "the agent's stream has ended"})
 	if errors.Is(why, errSuperseded) || shuttingDown(ctx) {
 		return
 	}

@@ -16,6 +16,7 @@ import (
 	"hodei.dev/libs/eventing/bus"
 	"hodei.dev/libs/eventing/consumer"
 	"hodei.dev/libs/eventing/projection"
+	"hodei.dev/libs/eventing/store"
 	"hodei.dev/libs/platform/rpc"
 	"hodei.dev/libs/platform/telemetry"
 	"hodei.dev/libs/service/chassis"
@@ -101,7 +102,7 @@ func wire(c *chassis.Chassis, cfg Config) (*wiring, error) {
 	if err := w.metrics.observe(w.sessions); err != nil {
 		return nil, fmt.Errorf("make the instruments: %w", err)
 	}
-	if w.door, err = rpc.NewServer(rpc.Options{Listen: cfg.AgentListen, Log: c.Log, Tel: c.Tel}); err != nil {
+	if w.door, err = rpc.NewServer(rpc.Options{Listen: cfg.AgentListen, Log: c.Log, Tel: c.Tel, Translate: store.Away}); err != nil {
 		return nil, fmt.Errorf("open the agents' door: %w", err)
 	}
 	c.Health.OnChange(w.door.SetServing)

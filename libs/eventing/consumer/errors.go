@@ -3,14 +3,11 @@ package consumer
 import (
 	"context"
 	"errors"
-	"io"
-	"net"
-
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"hodei.dev/libs/domain/fault"
+	"hodei.dev/libs/eventing/store"
 )
 
 type permanentError struct{ error }
@@ -60,7 +57,7 @@ func Transient(err error) bool {
 		return false
 	}
 	for _, target := range []error{
-		fault.Unavailable, context.DeadlineExceeded, context.Canceled, io.EOF, io.ErrUnexpectedEOF, net.ErrClosed,
+		fault.Unavailable, context.DeadlineExceeded, context.Canceled,
 		nats.ErrTimeout, nats.ErrNoResponders, nats.ErrConnectionClosed, nats.ErrDisconnected, nats.ErrNoServers,
 		nats.ErrConnectionReconnecting, nats.ErrReconnectBufExceeded, jetstream.ErrNoStreamResponse,
 	} {
@@ -68,21 +65,5 @@ func Transient(err error) bool {
 			return true
 		}
 	}
-	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return transientState(pg.Code)
-	}
-	var network net.Error
-	var connect *pgconn.ConnectError
-	return errors.As(err, &network) || errors.As(err, &connect) || pgconn.SafeToRetry(err)
-}
-
-// transientState judges Postgres's SQLSTATE codes.
-func transientState(code string) bool {
-	switch code {
-	case "40001", "40P01", "55P03", // serialization, deadlock, lock timeout
-		"57014", "57P01", "57P02", "57P03", "57P05", "25P03", // cancelled, shutdown, crash, starting, idle sessions
-		"25006": // read only: a standby that is about to become the primary
-		return true
-	}
-	return len(code) == 5 && (code[:2] == "08" || code[:2] == "53" || code[:2] == "58") // connection, resources, system
+	return store.IsAway(err)
 }

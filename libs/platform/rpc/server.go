@@ -36,6 +36,9 @@ type Options struct {
 	// Drain is how long calls in flight may take to end once the server stops, before
 	// their connections are closed. The contexts of streams end at once. Default 2s.
 	Drain time.Duration
+	// Translate makes errors of the technologies behind the server faults, before they
+	// cross the wire. Default: none.
+	Translate func(error) error
 	// ServerOptions are added to the server's own, such as a handler of unknown services.
 	ServerOptions []grpc.ServerOption
 }
@@ -73,7 +76,10 @@ func NewServer(o Options) (*Server, error) {
 		}
 	}
 	stopping, stop := context.WithCancel(context.Background())
-	e := &edge{log: o.Log, stopping: stopping}
+	if o.Translate == nil {
+		o.Translate = func(err error) error { return err }
+	}
+	e := &edge{log: o.Log, translate: o.Translate, stopping: stopping}
 	opts := []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(e.unary),
 		grpc.ChainStreamInterceptor(e.stream),

@@ -20,7 +20,8 @@ var errStopping = fault.New(fault.Unavailable, "the server is stopping").WithCod
 
 // edge is what every incoming call passes.
 type edge struct {
-	log *slog.Logger
+	log       *slog.Logger
+	translate func(error) error
 	// stopping ends when open streams must.
 	stopping context.Context
 }
@@ -76,6 +77,7 @@ func (e *edge) protect(ctx context.Context, method string, handle func() error) 
 
 // finish logs a call and translates its error.
 func (e *edge) finish(ctx context.Context, method string, began time.Time, err error) error {
+	err = e.translate(err)
 	st := ToStatus(err)
 	level := slog.LevelDebug
 	if st.Code() == codes.Internal || st.Code() == codes.Unknown || st.Code() == codes.DataLoss {

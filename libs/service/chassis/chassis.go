@@ -125,7 +125,7 @@ func Open(ctx context.Context, spec Spec, cfg Config, env process.Env) (*Chassis
 		return nil, err
 	}
 	if cfg.Listen != "" {
-		c.RPC, err = rpc.NewServer(rpc.Options{Listen: cfg.Listen, Log: env.Log, Tel: env.Tel})
+		c.RPC, err = rpc.NewServer(rpc.Options{Listen: cfg.Listen, Log: env.Log, Tel: env.Tel, Translate: store.Away})
 		if err != nil {
 			c.close()
 			return nil, err

@@ -21,9 +21,9 @@ STATIC  := CGO_ENABLED=0 GOFLAGS="$(GOFLAGS_STATIC)"
 LDFLAGS := -s -w -X hodei.dev/libs/platform/process.version=$(VERSION)
 
 # What tests are: these want real binaries, containers or a long time ...
-E2E     := ^hodei\.dev/test/(e2e|compose|chaos|bench)(/|$$)
+E2E     := ^hodei\.dev/test/(e2e|compose|bench)(/|$$)
 # ... and these no server at all; everything else is an integration test.
-UNIT    := ^hodei\.dev/(libs/domain|libs/platform|proto|test/(arch|check|property|sim|testsum)|services/[^/]+/core|services/[^/]+/internal/app)(/|$$)
+UNIT    := ^hodei\.dev/(libs/domain|libs/platform|proto|test/(arch|chaos|check|property|sim|testsum)|services/[^/]+/core|services/[^/]+/internal/app)(/|$$)
 
 TOOLBIN := $(CURDIR)/.cache/bin
 export HODEI_BIN := $(CURDIR)/bin
@@ -50,10 +50,10 @@ clean: ## Remove what was built (not the caches of tools)
 	rm -rf bin dist .cache/stages
 
 ##@ Test
-.PHONY: test unit integration e2e e2e-compose bench
+.PHONY: test unit integration e2e e2e-compose chaos chaos-short bench
 
 test: deps ## Everything that CI runs
-	@scripts/stages 'modules-check lint proto-check cross' 'build unit integration e2e e2e-compose'
+	@scripts/stages 'modules-check lint proto-check cross' 'build unit integration e2e chaos-short e2e-compose'
 
 unit: ## Tests that need no server, with -race
 	@scripts/gotest unit '$(UNIT)' ''
@@ -68,6 +68,25 @@ e2e-compose: build ## deploy/compose comes up and runs a job (skipped without Do
 	@if why=$$(scripts/compose-ready); then \
 	  scripts/gotest e2e-compose '^hodei\.dev/test/compose(/|$$)' '' -timeout=20m; \
 	else echo "skipped: $$why"; fi
+
+# A plan is a seed: the same one makes the same faults at the same times. rN: N random ones.
+SEEDS    ?= r20
+DURATION ?= 3m
+PARALLEL ?= 2
+RATE     ?= 4
+NODES    ?= 1
+REPORT   ?=
+
+chaos: deps build .cache/bin/chaos ## Break the platform under load (SEEDS=r20 DURATION=3m PARALLEL=2 RATE=4 NODES=1|3 REPORT=docs/reliability.md)
+	@.cache/bin/chaos -seeds $(SEEDS) -duration $(DURATION) -parallel $(PARALLEL) -rate $(RATE) -nodes $(NODES) -report "$(REPORT)"
+
+chaos-short: SEEDS = 11,23,42,r1
+chaos-short: DURATION = 40s
+chaos-short: chaos ## A few minutes of it: three fixed plans and a random one
+
+.PHONY: .cache/bin/chaos
+.cache/bin/chaos:
+	@$(STATIC) go build -buildvcs=false -o $@ ./test/chaos
 
 bench: deps build ## Measure a platform of its own, for docs/performance.md (BENCH=-short: a fifth)
 	@go run ./test/bench $(BENCH)

@@ -37,6 +37,8 @@ type Report struct {
 	Events, Jobs, Workers int
 	// JobStates counts jobs by their last state.
 	JobStates map[job.State]int
+	// WorkerStates are the last states of all workers, by id.
+	WorkerStates map[string]worker.State
 	// Lost jobs were accepted and are not terminal, at rest; Doubled were terminal
 	// more than once; Leaked are workers that are left.
 	Lost, Doubled, Leaked []string
@@ -70,7 +72,7 @@ func Assert(tb testing.TB, cfg Config) Report {
 
 // Run checks everything once. An error means that it could not look.
 func Run(ctx context.Context, cfg Config) (Report, error) {
-	r := Report{JobStates: map[job.State]int{}}
+	r := Report{JobStates: map[job.State]int{}, WorkerStates: map[string]worker.State{}}
 	db, err := pgx.Connect(ctx, cfg.PostgresURL)
 	if err != nil {
 		return r, fmt.Errorf("connect to the event log: %w", err)

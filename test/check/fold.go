@@ -187,6 +187,7 @@ func (f *fold) ends(atRest bool) {
 		}
 	}
 	for id, w := range f.workers {
+		f.r.WorkerStates[id] = w.State
 		if w.State == worker.StateBusy && pointed[id] != w.JobID {
 			f.r.add("worker/%s is BUSY with job %s, which does not point at it", id, w.JobID)
 		}

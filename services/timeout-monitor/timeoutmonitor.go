@@ -67,6 +67,7 @@ func Run(ctx context.Context, cfg Config, env process.Env) error {
 		return err
 	}
 	c.OnStatus(a.status)
+	c.OnExamine(a.examine)
 	return c.Run(ctx, c.Exclusive("watch", a.run))
 }
 

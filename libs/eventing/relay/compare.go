@@ -316,3 +316,24 @@ func Sample(ctx context.Context, log Log, js jetstream.JetStream, n int) (Compar
 	c.Checked = c.Total
 	return c, err
 }
+
+// Tail lists what the stream has from a position on, at most limit events: what is
+// lost with a stream that is given up there.
+func Tail(ctx context.Context, stream bus.Events, from int64, limit int) ([]Difference, error) {
+	var out []Difference
+	for position := from; position <= stream.Head() && len(out) < limit; position++ {
+		m, err := stream.Stream.GetMsg(ctx, uint64(position-stream.Base))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read position %d of the stream: %w", position, err)
+		}
+		d := Difference{Kind: Beyond, Position: position, Detail: "only the stream has it"}
+		if e, err := event.FromMessage(m.Header, m.Data); err == nil {
+			d.EventID, d.Type, d.Stream = e.ID, e.Type, e.Stream.String()
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -95,8 +96,9 @@ type Chassis struct {
 	version  string
 	started  time.Time
 	active   atomic.Bool
-	mu       sync.Mutex // guards onStatus
+	mu       sync.Mutex // guards what follows
 	onStatus []func(ctx context.Context, s *platformv1.ServiceStatus)
+	examine  []func(ctx context.Context, s *platformv1.ServiceStatus) // as onStatus, for questions that examine
 }
 
 // Open connects the service to its ground. It waits, saying why, for a Postgres
@@ -181,6 +183,14 @@ func (c *Chassis) OnStatus(fn func(ctx context.Context, s *platformv1.ServiceSta
 	c.onStatus = append(c.onStatus, fn)
 }
 
+// OnExamine has fn look for what is off when somebody asks for it, and add it to
+// the findings. It may take longer than a status.
+func (c *Chassis) OnExamine(fn func(ctx context.Context, s *platformv1.ServiceStatus)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.examine = append(c.examine, fn)
+}
+
 // Exclusive makes a part of what only one replica of the service may do at a
 // time. It stands by, takes over, and begins again with backoff where run fails
 // or the role is lost; until run has begun for the first time, or while another
@@ -251,7 +261,7 @@ type status struct {
 }
 
 // GetStatus answers from what the service knows; the head is read from the log.
-func (s status) GetStatus(ctx context.Context, _ *platformv1.GetStatusRequest) (*platformv1.GetStatusResponse, error) {
+func (s status) GetStatus(ctx context.Context, req *platformv1.GetStatusRequest) (*platformv1.GetStatusResponse, error) {
 	c := s.chassis
 	ready, problems := c.Health.Ready()
 	out := &platformv1.ServiceStatus{
@@ -268,7 +278,10 @@ func (s status) GetStatus(ctx context.Context, _ *platformv1.GetStatusRequest) (
 	}
 	out.Head = head
 	c.mu.Lock()
-	fill := c.onStatus
+	fill := slices.Clone(c.onStatus)
+	if req.GetExamine() {
+		fill = append(fill, c.examine...)
+	}
 	c.mu.Unlock()
 	for _, f := range fill {
 		f(ctx, out)

@@ -241,7 +241,7 @@ func (a *app) root(extra []*cobra.Command) *cobra.Command {
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(
 		a.runCommand(), a.submitCommand(), a.jobCommand(), a.workerCommand(), a.providerCommand(),
-		a.auditCommand(), a.deadLetterCommand(), a.statusCommand(), a.benchCommand(), a.versionCommand(), a.completionCommand(),
+		a.auditCommand(), a.deadLetterCommand(), a.statusCommand(), a.doctorCommand(), a.benchCommand(), a.versionCommand(), a.completionCommand(),
 	)
 	root.AddCommand(extra...)
 	return root

@@ -18,6 +18,7 @@ import (
 	platformv1 "hodei.dev/proto/hodei/platform/v1"
 	provisionerv1 "hodei.dev/proto/hodei/provisioner/v1"
 	registryv1 "hodei.dev/proto/hodei/registry/v1"
+	relayv1 "hodei.dev/proto/hodei/relay/v1"
 	schedulerv1 "hodei.dev/proto/hodei/scheduler/v1"
 )
 
@@ -31,6 +32,8 @@ type remote struct {
 	audit     auditv1.AuditServiceClient
 	dead      auditv1.DeadLetterServiceClient
 	status    platformv1.StatusServiceClient
+	// completeness compares log and stream.
+	completeness relayv1.CompletenessServiceClient
 }
 
 // connect returns the server and a context whose calls carry who asks. It does not
@@ -60,7 +63,7 @@ func (a *app) connect(ctx context.Context) (context.Context, *remote, error) {
 		workers: registryv1.NewWorkerServiceClient(conn), logs: registryv1.NewLogServiceClient(conn),
 		providers: provisionerv1.NewProviderServiceClient(conn),
 		audit:     auditv1.NewAuditServiceClient(conn), dead: auditv1.NewDeadLetterServiceClient(conn),
-		status: platformv1.NewStatusServiceClient(conn),
+		status: platformv1.NewStatusServiceClient(conn), completeness: relayv1.NewCompletenessServiceClient(conn),
 	}
 	return ctx, a.remote, nil
 }

@@ -8,8 +8,12 @@ import (
 	platformv1 "hodei.dev/proto/hodei/platform/v1"
 )
 
-// askTimeout is how long one service may take to say how it is.
-const askTimeout = 2 * time.Second
+// askTimeout is how long one service may take to say how it is, examineTimeout
+// how long to look for what is off.
+const (
+	askTimeout     = 2 * time.Second
+	examineTimeout = 20 * time.Second
+)
 
 // status serves StatusService for all services at once.
 type status struct {
@@ -21,10 +25,14 @@ type status struct {
 // unreachable, with the reason.
 func (s status) GetStatus(ctx context.Context, req *platformv1.GetStatusRequest) (*platformv1.GetStatusResponse, error) {
 	out := &platformv1.GetStatusResponse{Services: make([]*platformv1.ServiceStatus, len(s.backends.names))}
+	within := askTimeout
+	if req.GetExamine() {
+		within = examineTimeout
+	}
 	var wg sync.WaitGroup
 	for i, name := range s.backends.names {
 		wg.Go(func() {
-			ask, cancel := context.WithTimeout(ctx, askTimeout)
+			ask, cancel := context.WithTimeout(ctx, within)
 			defer cancel()
 			resp, err := platformv1.NewStatusServiceClient(s.backends.conns[name]).GetStatus(ask, req)
 			if err != nil || len(resp.GetServices()) != 1 {

@@ -58,12 +58,19 @@ func Base(ctx context.Context, log Log, pool *pgxpool.Pool) (int64, error) {
 	return min(lowest, head), nil
 }
 
-// Plan compares everything and says what a new epoch would do. Where stream and
-// log agree it is a fault.Precondition: nothing is gained by giving the stream up.
+// Plan says what a new epoch would do. A log that was taken back is found quickly,
+// a single difference by reading everything. Where stream and log agree it is a
+// fault.Precondition: nothing is gained by giving the stream up.
 func (o *Operator) Plan(ctx context.Context) (Plan, error) {
-	c, err := relay.Compare(ctx, o.Log, o.JS, maxGivenUp, func(relay.Comparison) error { return nil })
+	c, err := relay.Sample(ctx, o.Log, o.JS, 0)
 	if errors.Is(err, bus.ErrNoBase) {
 		return o.foreign(ctx)
+	}
+	if err == nil && len(c.First) == 1 {
+		return o.takenBack(ctx, c)
+	}
+	if err == nil {
+		c, err = relay.Compare(ctx, o.Log, o.JS, maxGivenUp, func(relay.Comparison) error { return nil })
 	}
 	if err != nil {
 		return Plan{}, fmt.Errorf("compare stream and log: %w", err)
@@ -84,6 +91,19 @@ func (o *Operator) Plan(ctx context.Context) (Plan, error) {
 	}
 	return p, fault.New(fault.Precondition, "stream and log agree up to position %d: no new epoch is needed", p.Agreed).
 		WithCode("EPOCH_NOT_NEEDED", "see `hodei doctor` for what else may be off")
+}
+
+// takenBack is the plan for a stream that has, from one position on, what the log
+// has not: all of that is given up.
+func (o *Operator) takenBack(ctx context.Context, c relay.Comparison) (p Plan, err error) {
+	from := c.First[0].Position
+	p = Plan{Stream: c.Stream, LogHead: c.LogHead, Agreed: from - 1}
+	p.Reason = fmt.Sprintf("the stream has %d events from position %d on that the log does not: %s", c.Stream.Head()-p.Agreed, from, c.First[0].Detail)
+	if p.GivenUp, err = relay.Tail(ctx, c.Stream, from, maxGivenUp); err != nil {
+		return p, err
+	}
+	p.Base, err = Base(ctx, o.Log, o.Pool)
+	return p, err
 }
 
 // foreign is the plan for a stream of the right name that the relay has not made.

@@ -142,7 +142,7 @@ func TestNudges(t *testing.T) {
 	})
 }
 
-func TestTelemetrySurvivesARestart(t *testing.T) {
+func TestTelemetrySurvivesEveryLoss(t *testing.T) {
 	s := eventingtest.NATS(t)
 	nc := s.Conn()
 	js := eventingtest.JetStream(t, nc)
@@ -159,7 +159,7 @@ func TestTelemetrySurvivesARestart(t *testing.T) {
 		}
 	}
 	beat("w1", "before")
-	got := make(chan bus.Telemetry, 100)
+	got := make(chan bus.Telemetry, 1<<16) // nobody reads it in the end
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
@@ -177,19 +177,28 @@ func TestTelemetrySurvivesARestart(t *testing.T) {
 	if m := <-got; m.ID != "second" {
 		t.Fatalf("%+v", m)
 	}
-	s.Restart()
-	seen := false
-	eventingtest.Eventually(t, "a beat after the restart", func() bool {
-		if nc.Status() == nats.CONNECTED {
-			beat("w1", "after")
-		}
-		select {
-		case m := <-got:
-			seen = m.ID == "after"
-		default:
-		}
-		return seen
-	})
+	for id, fault := range map[string]func(){
+		"after a restart":                     s.Restart,
+		"after a restart with an empty store": s.Wipe,
+		"after the stream was deleted": func() {
+			if err := js.DeleteStream(t.Context(), bus.TelemetryStream); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		fault()
+		eventingtest.Eventually(t, "a beat "+id, func() bool {
+			if nc.Status() == nats.CONNECTED {
+				beat("w1", id)
+			}
+			select {
+			case m := <-got:
+				return m.ID == id
+			default:
+				return false
+			}
+		})
+	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Fatal(err)

@@ -93,7 +93,8 @@ type EventsConfig struct {
 
 // EnsureEvents makes the events stream where it is missing and adjusts replicas
 // and age where they differ. Only the relay calls it, any number of times and
-// also from two relays at once: the first one's base stands for ever.
+// also from two relays at once: the first one's base stands for ever. A stream
+// without a base that never had a message is replaced; one that had is [ErrNoBase].
 func EnsureEvents(ctx context.Context, js jetstream.JetStream, cfg EventsConfig) (Events, error) {
 	want := jetstream.StreamConfig{
 		Name: EventsStream, Description: "Copy of the event log: position = metadata base + sequence. Only hodei-relay publishes here.",
@@ -104,6 +105,14 @@ func EnsureEvents(ctx context.Context, js jetstream.JetStream, cfg EventsConfig)
 		want.MaxAge = EventsMaxAge
 	}
 	s, err := js.Stream(ctx, EventsStream)
+	if err == nil && blank(s.CachedInfo()) {
+		// Somebody made it by hand and nothing was ever in it. It is replaced and not
+		// given a base: of two relays, only one can create, but both could write a base.
+		if err := js.DeleteStream(ctx, EventsStream); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return Events{}, fmt.Errorf("remove the empty stream %s that has no base: %w", EventsStream, err)
+		}
+		err = jetstream.ErrStreamNotFound
+	}
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		base, err := cfg.Base(ctx)
 		if err != nil {
@@ -134,6 +143,12 @@ func EnsureEvents(ctx context.Context, js jetstream.JetStream, cfg EventsConfig)
 		return eventsOf(s, s.CachedInfo())
 	}
 	return e, nil
+}
+
+// blank tells a stream without a base that never had a message.
+func blank(info *jetstream.StreamInfo) bool {
+	_, err := eventsOf(nil, info)
+	return errors.Is(err, ErrNoBase) && info.State.LastSeq == 0
 }
 
 // Ensure makes the streams that a service needs beside the events stream: the

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -77,10 +78,21 @@ func subscribeOnce(ctx context.Context, js jetstream.JetStream, filter string, s
 		start := *since
 		oc.DeliverPolicy, oc.OptStartTime = jetstream.DeliverByStartTimePolicy, &start
 	}
+	if err := WaitConnected(ctx, js.Conn()); err != nil {
+		return err
+	}
 	cons, err := js.OrderedConsumer(ctx, TelemetryStream, oc)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		// A NATS that lost its store: heartbeats go nowhere until somebody makes the stream.
+		if err := Ensure(ctx, js, "", 1); err != nil {
+			return err
+		}
+		cons, err = js.OrderedConsumer(ctx, TelemetryStream, oc)
+	}
 	if err != nil {
 		return err
 	}
+	doubt := make(chan error, 1)
 	run, err := cons.Consume(func(m jetstream.Msg) {
 		meta, err := m.Metadata()
 		if err != nil {
@@ -94,7 +106,10 @@ func subscribeOnce(ctx context.Context, js jetstream.JetStream, filter string, s
 		*since = meta.Timestamp.Add(time.Nanosecond)
 		handle(Telemetry{Event: e, Stored: meta.Timestamp, Sequence: meta.Sequence.Stream})
 	}, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
-		log.Info("telemetry was interrupted", "error", err)
+		select {
+		case doubt <- err:
+		default:
+		}
 	}))
 	if err != nil {
 		return err
@@ -106,6 +121,9 @@ func subscribeOnce(ctx context.Context, js jetstream.JetStream, filter string, s
 	select {
 	case <-ctx.Done():
 		return nil
+	case err := <-doubt:
+		log.Info("telemetry was interrupted", "error", err)
+		return err
 	case <-run.Closed():
 		return fmt.Errorf("telemetry subscription closed")
 	}

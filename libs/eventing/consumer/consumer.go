@@ -85,6 +85,15 @@ type Config struct {
 	// ProbeInterval is how often an idle consumer asks the log whether it is really
 	// idle. What it finds is counted (hodei.consumer.stalls) and 0 without faults. Default 5 s.
 	ProbeInterval time.Duration
+	// OnceOnly is set where events must not be handed over again: Run then returns a
+	// [*SkippedError] where it would go back to what was skipped.
+	OnceOnly bool
+	// Incident is told of each incident once, when it is over; it must return at
+	// once. May be nil.
+	Incident func(Incident)
+	// IncidentAfter is how long the events may stand still before that alone is an
+	// incident. Default 10 s.
+	IncidentAfter time.Duration
 	// Log gets interruptions, retries and dead letters. Default slog.Default().
 	Log *slog.Logger
 	// Meter makes the instruments hodei.consumer.*; may be nil.
@@ -124,6 +133,10 @@ type Consumer struct {
 	rawBuried  int64     // the last position whose unreadable message was dead-lettered
 	identity   time.Time // creation of the stream last seen
 	lastReason string    // last interruption that was logged
+	count      int64     // events handled, again or not
+	begun      bool      // has handled something: what is missing from now on is an incident
+	trouble    *trouble  // nil while all is well
+	trust      trust     // that nothing was left out
 
 	running sync.Mutex // held by Run and Replay
 
@@ -142,6 +155,7 @@ func New(cfg Config) (*Consumer, error) {
 	setDefault(&cfg.RetryDelay, 200*time.Millisecond)
 	setDefault(&cfg.ProbeInterval, 5*time.Second)
 	setDefault(&cfg.CheckpointInterval, time.Second)
+	setDefault(&cfg.IncidentAfter, 10*time.Second)
 	if !bus.ValidToken(cfg.Name) {
 		return nil, fault.New(fault.Invalid, "%q cannot be a consumer's name", cfg.Name)
 	}
@@ -174,7 +188,8 @@ func setDefault[T comparable](v *T, d T) {
 
 // Run delivers until ctx ends; it then returns nil, after Handle has returned. It
 // outlives every loss of NATS and Postgres. It returns an error only from Start
-// (not transient), for [Stop], and for a connection that was closed for good.
+// (not transient), for [Stop], for a connection that was closed for good, and a
+// [*SkippedError] where the config says OnceOnly.
 // One Run at a time.
 func (c *Consumer) Run(ctx context.Context) error {
 	c.running.Lock()
@@ -202,6 +217,9 @@ func (c *Consumer) Run(ctx context.Context) error {
 		case errors.Is(err, nats.ErrConnectionClosed):
 			return err
 		}
+		if skipped, ok := errors.AsType[*SkippedError](err); ok && c.cfg.OnceOnly {
+			return skipped
+		}
 		if c.position > before || delay == 0 {
 			delay = 5 * time.Millisecond
 		} else {
@@ -228,6 +246,9 @@ func ended(ctx context.Context, err error) error {
 // interrupted logs each new reason once: an absent server is one line, not thousands.
 func (c *Consumer) interrupted(ctx context.Context, err error) {
 	c.m.sessions.Add(ctx, 1, c.m.name)
+	if c.begun {
+		c.troubled(err.Error(), grave(err))
+	}
 	if reason := err.Error(); reason != c.lastReason {
 		c.lastReason = reason
 		c.log.Info("goes on from its position", "position", c.position, "cause", err)
@@ -238,7 +259,8 @@ func (c *Consumer) start(ctx context.Context) error {
 	return c.retry(ctx, "find the start position", func() error {
 		p, err := c.cfg.Start(ctx)
 		if err == nil {
-			c.position, c.saved = p, p
+			c.position, c.saved, c.begun = p, p, p > 0
+			c.trust = trust{}
 			c.update(func(s *Status) { s.Position = p })
 		}
 		return err

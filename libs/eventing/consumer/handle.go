@@ -2,15 +2,16 @@ package consumer
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"math/rand/v2"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"hodei.dev/libs/eventing/bus"
 	"hodei.dev/libs/eventing/deadletter"
 	"hodei.dev/libs/eventing/event"
-	"hodei.dev/libs/eventing/store"
 )
 
 // maxDelay bounds the pause between two tries of anything.
@@ -86,40 +87,16 @@ func (c *Consumer) bury(ctx context.Context, e event.Event, cause error, tries i
 	return nil
 }
 
-// unreadable dead-letters a message that is no event, as it is, and takes the
-// event of its place from the log.
-func (c *Consumer) unreadable(ctx context.Context, m jetstream.Msg, position int64, cause error) error {
-	if c.rawBuried != position {
-		now := time.Now()
-		letter := deadletter.Letter{
-			Service: c.cfg.Service, Header: m.Headers(), Data: m.Data(), Error: cause.Error(), Consumer: c.cfg.Name, Deliveries: 1, First: now, Last: now,
-		}
-		if err := c.post(ctx, fmt.Sprintf("%s:%d:%d", c.cfg.Name, c.identity.UnixNano(), position), letter); err != nil {
-			return err
-		}
-		c.rawBuried = position
-		c.log.Error("a message that is no event is a dead letter now", "position", position, "subject", m.Subject(), "error", cause, "alert", true)
-	}
-	var events []event.Event
-	err := c.retry(ctx, "read the log", func() (err error) {
-		events, err = c.cfg.Store.Read(ctx, store.ReadOptions{After: position - 1, Through: position, Limit: 1})
-		return err
-	})
-	switch {
-	case err != nil:
-		return fmt.Errorf("read position %d: %w", position, err)
-	case len(events) == 0:
-		// Nothing may be passed over here: the event of this position is still to come.
-		return fmt.Errorf("the stream has position %d, but the log does not", position)
-	}
-	return c.fromLog(ctx, position)
-}
-
 func (c *Consumer) post(ctx context.Context, id string, l deadletter.Letter) error {
 	err := c.insist(ctx, "store a dead letter", func() error {
 		ask, cancel := context.WithTimeout(ctx, 2*askTimeout)
 		defer cancel()
-		return deadletter.Publish(ask, c.cfg.NC, c.cfg.JS, id, l)
+		err := deadletter.Publish(ask, c.cfg.NC, c.cfg.JS, id, l)
+		if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders) {
+			// A NATS that lost its store has lost this stream too, and only this service makes it.
+			err = errors.Join(err, bus.Ensure(ask, c.cfg.JS, c.cfg.Service, 1))
+		}
+		return err
 	})
 	if err == nil {
 		c.m.deadLetters.Add(ctx, 1, c.m.name)
@@ -131,6 +108,8 @@ func (c *Consumer) post(ctx context.Context, id string, l deadletter.Letter) err
 // handled moves the position past events.
 func (c *Consumer) handled(ctx context.Context, events []event.Event, began time.Time) {
 	last := events[len(events)-1]
+	c.count += int64(len(events))
+	c.begun = true
 	c.position = max(c.position, last.Position)
 	c.m.handled.Add(ctx, int64(len(events)), c.m.name)
 	c.m.duration.Record(ctx, time.Since(began).Seconds(), c.m.name)
@@ -148,14 +127,21 @@ func (c *Consumer) insist(ctx context.Context, what string, fn func() error) err
 }
 
 func (c *Consumer) again(ctx context.Context, what string, retryable func(error) bool, fn func() error) error {
+	var first time.Time // when it first failed
+	var cause error
 	for delay := 10 * time.Millisecond; ; delay = min(2*delay, maxDelay) {
 		err := fn()
 		if err == nil {
-			if delay > 10*time.Millisecond {
+			if cause != nil {
 				c.update(func(s *Status) { s.Retrying = "" })
+				c.waited(ctx, what, cause, first)
 			}
 			return nil
 		}
+		if cause == nil {
+			first = time.Now()
+		}
+		cause = err
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

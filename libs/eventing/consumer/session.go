@@ -12,7 +12,6 @@ import (
 
 	"hodei.dev/libs/eventing/bus"
 	"hodei.dev/libs/eventing/event"
-	"hodei.dev/libs/eventing/store"
 )
 
 const (
@@ -32,6 +31,12 @@ const (
 	prefetchBytes = 16 << 20
 )
 
+// message is one that has come, and when.
+type message struct {
+	jetstream.Msg
+	at time.Time
+}
+
 // session is one durable consumer from its making to the first doubt.
 type session struct {
 	c *Consumer
@@ -39,7 +44,7 @@ type session struct {
 	connected context.Context
 	stream    bus.Events
 	cons      jetstream.Consumer
-	msgs      chan jetstream.Msg
+	msgs      chan message
 
 	delivered uint64    // the consumer's own count, of the last message taken
 	received  int64     // position of the last message taken
@@ -65,7 +70,7 @@ func (c *Consumer) session(ctx context.Context) error {
 	connected, disconnect := context.WithCancelCause(ctx)
 	defer disconnect(nil)
 	parts.Go(func() { bus.CancelWhenLost(connected, c.cfg.NC, disconnect) })
-	s := &session{c: c, connected: connected, msgs: make(chan jetstream.Msg, c.cfg.MaxBatch), batch: make([]event.Event, 0, c.cfg.MaxBatch)}
+	s := &session{c: c, connected: connected, msgs: make(chan message, c.cfg.MaxBatch), batch: make([]event.Event, 0, c.cfg.MaxBatch)}
 	if err := s.open(ctx); err != nil {
 		if ctx.Err() == nil && connected.Err() != nil {
 			return context.Cause(connected)
@@ -75,7 +80,7 @@ func (c *Consumer) session(ctx context.Context) error {
 	doubt := make(chan error, 1)
 	pull, err := s.cons.Consume(func(m jetstream.Msg) {
 		select {
-		case s.msgs <- m:
+		case s.msgs <- message{m, time.Now()}:
 		case <-ctx.Done():
 		}
 	}, jetstream.PullMaxMessagesWithBytesLimit(max(2*c.cfg.MaxBatch, 100), prefetchBytes), jetstream.PullExpiry(30*time.Second),
@@ -111,6 +116,7 @@ func (s *session) open(ctx context.Context) error {
 	}
 	if !c.identity.IsZero() && !c.identity.Equal(s.stream.Created) {
 		c.log.Warn("the events stream is another one than before", "base", s.stream.Base, "position", c.position)
+		c.troubled("the events stream is another one than before", true)
 	}
 	if err := s.agree(s.connected); err != nil {
 		c.update(func(st *Status) { st.Retrying = err.Error() })
@@ -119,13 +125,13 @@ func (s *session) open(ctx context.Context) error {
 	c.identity = s.stream.Created
 	if s.stream.Deleted > 0 && c.position < s.stream.Head() {
 		// Somewhere before its head messages are missing: only the log knows which.
-		if err := c.fromLog(ctx, s.stream.Head()); err != nil {
+		if err := c.supply(ctx, s.stream.Head(), "messages were deleted from inside the stream"); err != nil {
 			return err
 		}
 	}
 	for {
 		for c.position+1 < s.stream.Start() {
-			if err := c.fromLog(ctx, s.stream.Start()-1); err != nil {
+			if err := c.supply(ctx, s.stream.Start()-1, "the stream no longer has what comes next"); err != nil {
 				return err
 			}
 			if s.stream, err = c.lookup(s.connected); err != nil {
@@ -141,7 +147,7 @@ func (s *session) open(ctx context.Context) error {
 		}
 		if c.position+1 >= s.stream.Start() {
 			s.received, s.last = c.position, time.Now()
-			return nil
+			return s.begin(ctx)
 		}
 	}
 }
@@ -194,6 +200,9 @@ func (s *session) receive(ctx context.Context, doubt <-chan error) error {
 			if err := c.checkpoint(ctx, now); err != nil {
 				return err
 			}
+			if err := s.audit(ctx, now); err != nil {
+				return err
+			}
 			if now.Sub(s.last) >= c.cfg.ProbeInterval {
 				if err := s.probe(ctx, false); err != nil {
 					return err
@@ -219,7 +228,7 @@ func (s *session) receive(ctx context.Context, doubt <-chan error) error {
 }
 
 // take makes a batch of m and what else comes until it is time, and handles it.
-func (s *session) take(ctx context.Context, m jetstream.Msg) error {
+func (s *session) take(ctx context.Context, m message) error {
 	began := time.Now()
 	s.last, s.suspect = began, 0
 	due := s.flushed.Add(s.c.cfg.Gather)
@@ -237,6 +246,9 @@ func (s *session) take(ctx context.Context, m jetstream.Msg) error {
 	}
 	now := time.Now()
 	s.flushed = now
+	if s.c.trust.waiting == 0 && len(s.msgs) == 0 || s.c.quiet(now) {
+		s.c.relieved(ctx)
+	}
 	if err := s.c.checkpoint(ctx, now); err != nil {
 		return err
 	}
@@ -247,7 +259,7 @@ func (s *session) take(ctx context.Context, m jetstream.Msg) error {
 }
 
 // next is the next message that has come, or comes until due.
-func (s *session) next(ctx context.Context, due time.Time) (m jetstream.Msg, ok bool) {
+func (s *session) next(ctx context.Context, due time.Time) (m message, ok bool) {
 	select {
 	case m = <-s.msgs:
 		return m, true
@@ -255,7 +267,7 @@ func (s *session) next(ctx context.Context, due time.Time) (m jetstream.Msg, ok 
 	}
 	wait := time.Until(due)
 	if wait <= 0 {
-		return nil, false
+		return m, false
 	}
 	t := time.NewTimer(wait)
 	defer t.Stop()
@@ -266,52 +278,44 @@ func (s *session) next(ctx context.Context, due time.Time) (m jetstream.Msg, ok 
 	case <-s.connected.Done():
 	case <-ctx.Done():
 	}
-	return nil, false
+	return m, false
 }
 
 // add puts a message into the batch. What is missing before it, or cannot be
 // taken from it, is read from the log, after what the batch holds so far.
-func (s *session) add(ctx context.Context, m jetstream.Msg) error {
+func (s *session) add(ctx context.Context, m message) error {
 	meta, err := m.Metadata()
 	if err != nil {
 		return fmt.Errorf("read a message's metadata: %w", err)
 	}
 	if meta.Sequence.Consumer != s.delivered+1 {
-		return fmt.Errorf("message %d of the consumer came after %d", meta.Sequence.Consumer, s.delivered)
+		return fmt.Errorf("%w: message %d of the consumer came after %d", errReplaced, meta.Sequence.Consumer, s.delivered)
+	}
+	position := s.stream.Base + int64(meta.Sequence.Stream)
+	if err := s.whole(ctx, m, meta, position); err != nil {
+		return err
 	}
 	s.delivered = meta.Sequence.Consumer
 	s.c.update(func(st *Status) { st.Pending = int64(meta.NumPending) + 1 })
-	s.ack = m
-	position := s.stream.Base + int64(meta.Sequence.Stream)
+	s.ack = m.Msg
 	if position <= s.received {
 		return nil // delivered again
 	}
-	if s.c.types == nil && position != s.received+1 {
-		if err := s.flush(ctx); err != nil {
-			return err
-		}
-		if err := s.c.fromLog(ctx, position-1); err != nil {
-			return err
-		}
-		s.ack = m
-	}
 	e, err := event.FromMessage(m.Headers(), m.Data())
+	if err == nil && s.c.types != nil && !s.c.types[e.Type] {
+		s.c.trust.broken = true
+		return fmt.Errorf("%w: it brings %s", errReplaced, e.Type)
+	}
 	if err == nil && e.Position == position {
 		s.batch = append(s.batch, e)
 		s.received = position
 		return nil
 	}
-	if err == nil {
-		err = fmt.Errorf("the message at position %d says that it is %d", position, e.Position)
-	}
 	if err := s.flush(ctx); err != nil {
 		return err
 	}
 	s.received = position
-	if _, _, tombstone := event.TombstoneOf(m.Headers()); tombstone {
-		return s.c.fromLog(ctx, position)
-	}
-	return s.c.unreadable(ctx, m, position, err)
+	return s.c.otherwise(ctx, m.Msg, position, e.Position, err)
 }
 
 // flush handles the batch and acknowledges it.
@@ -352,6 +356,7 @@ func (s *session) probe(ctx context.Context, early bool) error {
 	if waiting == 0 {
 		s.settled, s.suspect = true, 0
 		s.received = max(s.received, c.position)
+		c.relieved(ctx)
 		return nil
 	}
 	if early {
@@ -367,58 +372,8 @@ func (s *session) probe(ctx context.Context, early bool) error {
 	}
 	c.m.stalls.Add(ctx, 1, c.m.name)
 	c.log.Warn("events wait in the stream and do not come: they are taken from the log", "position", waiting, "stream", stream.Head())
-	if err := c.fromLog(ctx, stream.Head()); err != nil {
+	if err := c.supply(ctx, stream.Head(), "events waited in the stream and did not come"); err != nil {
 		return err
 	}
 	return fmt.Errorf("position %d did not come", waiting)
-}
-
-// waiting is the position of the first event of the consumer's types that is not
-// handled; where there is none it moves the position to the log's head.
-func (s *session) waiting(ctx context.Context) (int64, error) {
-	c := s.c
-	head, err := c.cfg.Store.Head(ctx)
-	if err != nil || head <= c.position {
-		return 0, err
-	}
-	events, err := c.cfg.Store.Read(ctx, store.ReadOptions{After: c.position, Through: head, Types: c.cfg.Types, Limit: 1})
-	if err != nil {
-		return 0, err
-	}
-	if len(events) > 0 {
-		return events[0].Position, nil
-	}
-	c.advance(head)
-	return 0, nil
-}
-
-// fromLog handles what the log has of the consumer's types after the position
-// through another, and moves the position there.
-func (c *Consumer) fromLog(ctx context.Context, through int64) error {
-	for c.position < through {
-		var events []event.Event
-		err := c.retry(ctx, "read the log", func() (err error) {
-			events, err = c.cfg.Store.Read(ctx, store.ReadOptions{After: c.position, Through: through, Types: c.cfg.Types, Limit: c.cfg.MaxBatch})
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("read the log after %d: %w", c.position, err)
-		}
-		if len(events) > 0 {
-			c.m.fromLog.Add(ctx, int64(len(events)), c.m.name)
-			if err := c.deliver(ctx, events); err != nil {
-				return err
-			}
-			if err := c.checkpoint(ctx, time.Now()); err != nil {
-				return err
-			}
-		}
-		if len(events) < c.cfg.MaxBatch {
-			if c.types == nil && c.position < through {
-				return fmt.Errorf("the log ends at %d, before position %d of the stream", c.position, through)
-			}
-			c.advance(through)
-		}
-	}
-	return nil
 }

@@ -89,5 +89,11 @@ func (e Event) CausedBy(service string) Meta {
 	return m
 }
 
+// DerivedID is the id of what has a name and no id of its own: the same for the
+// same kind and name for ever (UUIDv5).
+func DerivedID(kind, name string) string {
+	return uuid.NewSHA1(uuid.NameSpaceURL, []byte("https://hodei.dev/"+kind+"/"+name)).String()
+}
+
 // NewID returns a UUIDv7: ids that grow with time keep the log's indexes dense.
 func NewID() string { return uuid.Must(uuid.NewV7()).String() }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -92,6 +93,20 @@ func (s *Server) Restart() {
 	s.Stop()
 	s.Start()
 }
+
+// Wipe stops the server and starts it again on an empty store: everything that
+// JetStream knew is gone.
+func (s *Server) Wipe() {
+	s.tb.Helper()
+	s.Stop()
+	if err := os.RemoveAll(s.opts.StoreDir); err != nil {
+		s.tb.Fatal(err)
+	}
+	s.Start()
+}
+
+// StoreDir is where the server keeps what it stores; touch it only while it is stopped.
+func (s *Server) StoreDir() string { return s.opts.StoreDir }
 
 // Server is the running server; nil while it is stopped.
 func (s *Server) Server() *server.Server {

@@ -9,6 +9,7 @@ package projection
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -93,6 +94,9 @@ type Config struct {
 	// MaxBatch, Attempts, RetryDelay and ProbeInterval: see consumer.Config.
 	MaxBatch, Attempts        int
 	RetryDelay, ProbeInterval time.Duration
+	// Incident and IncidentAfter: see consumer.Config.
+	Incident      func(consumer.Incident)
+	IncidentAfter time.Duration
 	// Log and Meter: see consumer.Config.
 	Log   *slog.Logger
 	Meter metric.Meter
@@ -141,7 +145,7 @@ func New(cfg Config) (*Projection, error) {
 		Service: cfg.Service, Name: cfg.Name, Types: cfg.Types, Store: cfg.Store, NC: cfg.NC, JS: cfg.JS,
 		Start: p.load, Handle: p.handle, DeadLettered: p.park, Checkpoint: p.checkpoint,
 		Gather: max(cfg.Gather, 0), MaxBatch: cfg.MaxBatch, Attempts: cfg.Attempts, RetryDelay: cfg.RetryDelay, ProbeInterval: cfg.ProbeInterval,
-		Log: cfg.Log, Meter: cfg.Meter,
+		OnceOnly: true, Incident: cfg.Incident, IncidentAfter: cfg.IncidentAfter, Log: cfg.Log, Meter: cfg.Meter,
 	})
 	return p, err
 }
@@ -161,7 +165,12 @@ func (p *Projection) Run(ctx context.Context) error {
 		select {
 		case err := <-result:
 			stop()
-			return err
+			if _, skipped := errors.AsType[*consumer.SkippedError](err); !skipped {
+				return err
+			}
+			if err := p.remake(ctx); err != nil {
+				return err
+			}
 		case r := <-p.requests:
 			stop()
 			err := <-result
@@ -198,6 +207,28 @@ func (p *Projection) Rebuild(ctx context.Context) error {
 		case <-ended:
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+	}
+}
+
+// remake rebuilds after the consumer has skipped events: rows were made without
+// one that came before others, so only the log makes them right. It goes on until
+// the rebuilding has begun, because nothing else remembers that it must be.
+func (p *Projection) remake(ctx context.Context) error {
+	for {
+		err := p.rebuild(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err == nil || !consumer.Transient(err) {
+			return err
+		}
+		t := time.NewTimer(time.Second)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil
 		}
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"hodei.dev/libs/eventing/deadletter"
 	"hodei.dev/libs/eventing/event"
 	"hodei.dev/libs/eventing/eventingtest"
+	"hodei.dev/libs/eventing/pgserver"
 	"hodei.dev/libs/eventing/projection"
 	"hodei.dev/libs/eventing/relay"
 	"hodei.dev/libs/eventing/store"
@@ -48,6 +49,8 @@ type pipeline struct {
 	js    jetstream.JetStream
 	store *store.Store
 	log   *slog.Logger
+	pg    *pgserver.Server // where the test may restart it
+	stop  func() error     // of the relay
 
 	mu       sync.Mutex // guards versions
 	versions map[event.Stream]int
@@ -74,15 +77,20 @@ func newPipeline(tb testing.TB, url string) *pipeline {
 	if _, err := p.store.Pool().Exec(tb.Context(), `create schema relay; `+relay.DDL); err != nil {
 		tb.Fatal(err)
 	}
+	p.relay()
+	return p
+}
+
+func (p *pipeline) relay() {
+	p.tb.Helper()
 	r, err := relay.New(relay.Config{
 		Store: p.store, NC: p.nc, JS: p.js, Log: p.log, DeadLetters: relay.NewDeadLetters(p.store.Pool()),
 		Base: func(ctx context.Context) (int64, error) { return consumer.Lowest(ctx, p.store.Pool()) },
 	})
 	if err != nil {
-		tb.Fatal(err)
+		p.tb.Fatal(err)
 	}
-	p.background(r.Run)
-	return p
+	p.stop = p.background(r.Run)
 }
 
 func (p *pipeline) background(run func(context.Context) error) (stop func() error) {

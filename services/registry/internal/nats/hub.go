@@ -138,9 +138,13 @@ func (h *Hub) begin() *hubRun {
 		defer close(run.done)
 		delay := 20 * time.Millisecond
 		for ctx.Err() == nil {
+			began := time.Now()
 			err := h.listen(ctx, run)
 			if ctx.Err() != nil {
 				return
+			}
+			if time.Since(began) > time.Minute {
+				delay = 20 * time.Millisecond
 			}
 			h.log.Info("watching events was interrupted", "error", err, "again_in", delay)
 			timer := time.NewTimer(delay)
@@ -159,6 +163,9 @@ var errOtherStream = errors.New("the event stream is another one")
 
 // listen delivers until ctx ends or the consumer or the stream is gone.
 func (h *Hub) listen(ctx context.Context, run *hubRun) error {
+	if err := bus.WaitConnected(ctx, h.js.Conn()); err != nil {
+		return err
+	}
 	stream, err := bus.LookupEvents(ctx, h.js)
 	if err != nil {
 		return err
@@ -169,8 +176,12 @@ func (h *Hub) listen(ctx context.Context, run *hubRun) error {
 	if err != nil {
 		return fmt.Errorf("make a consumer: %w", err)
 	}
+	doubt := make(chan error, 1)
 	consuming, err := cons.Consume(h.deliver, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
-		h.log.Debug("watching events", "error", err)
+		select {
+		case doubt <- err:
+		default:
+		}
 	}))
 	if err != nil {
 		return fmt.Errorf("consume: %w", err)
@@ -193,6 +204,8 @@ func (h *Hub) listen(ctx context.Context, run *hubRun) error {
 			return nil
 		case <-consuming.Closed():
 			return errors.New("the consumer is closed")
+		case err := <-doubt:
+			return fmt.Errorf("receive: %w", err)
 		case <-tick.C:
 			if now, err := bus.LookupEvents(ctx, h.js); err == nil && (!now.Created.Equal(stream.Created) || now.Base != stream.Base) {
 				return errOtherStream

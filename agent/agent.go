@@ -18,10 +18,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"time"
 
+	"hodei.dev/agent/internal/guard"
 	"hodei.dev/agent/internal/run"
 	"hodei.dev/agent/internal/session"
+	"hodei.dev/agent/internal/uptime"
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/platform/proctree"
 	"hodei.dev/libs/platform/rpc"
@@ -48,6 +51,10 @@ type Config struct {
 	RunAs *User
 	// Limits are those of a job that asks for none; 0 = no limit.
 	Limits Limits
+	// Guard has a second process end what the agent runs when the agent itself cannot:
+	// for an agent whose provider could not kill it. It is the path of a program that
+	// calls [Guard] when its arguments begin with "guard"; empty: none.
+	Guard string
 	// Log is the logger. Required.
 	Log *slog.Logger
 }
@@ -131,10 +138,17 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	defer conn.Close()
 
+	watched, err := watch(cfg, dir.trees)
+	if err != nil {
+		return err
+	}
+	if watched != nil {
+		defer watched.Close()
+	}
 	runner := run.New(trees, log)
 	s, err := session.Register(ctx, session.Config{
 		Client: registryv1.NewWorkerAgentServiceClient(conn), WorkerID: cfg.WorkerID, Version: cfg.Version, Token: cfg.Token,
-		Runner: runner, JobsDir: dir.jobs, RunAs: (*run.Credential)(cfg.RunAs),
+		Runner: runner, Guard: watched, JobsDir: dir.jobs, RunAs: (*run.Credential)(cfg.RunAs),
 		Limits: proctree.Limits{MemoryBytes: cfg.Limits.MemoryBytes, CPUMillis: cfg.Limits.CPUMillis}, Log: log,
 	})
 	if err != nil {
@@ -147,6 +161,46 @@ func Run(ctx context.Context, cfg Config) error {
 	caps := runner.Capabilities()
 	log.Info("registered", "server", cfg.Server, "processes", caps.Mode, "memory_limits", caps.Memory, "cpu_limits", caps.CPU)
 	return s.Run(ctx)
+}
+
+// watch starts the guard, where there is to be one: before there is a job, and after
+// the trees were prepared, so that it belongs to none of them.
+func watch(cfg Config, trees string) (*guard.Guard, error) {
+	if cfg.Guard == "" {
+		return nil, nil
+	}
+	return guard.Start(cfg.Guard, trees, os.Stderr)
+}
+
+// Guard is the life of a guard: see [Config]. trees is the argument that it got. It
+// returns when its agent has ended.
+func Guard(trees string, log *slog.Logger) error {
+	return guard.Watch(guard.Pipe(), uptime.Now, func(reason string) {
+		root, err := proctree.NewRoot(proctree.Config{StateDir: trees})
+		if err != nil {
+			log.Error("the guard cannot end what its agent ran", "error", err, "alert", true)
+			return
+		}
+		defer root.Close()
+		kill(root, log.With("reason", reason))
+	})
+}
+
+// kill ends every process of the trees; their records are their agent's.
+func kill(trees *proctree.Root, log *slog.Logger) {
+	names, err := trees.List()
+	if err != nil {
+		log.Error("looking for what the agent ran", "error", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cleanUpPatience)
+	defer cancel()
+	for _, name := range names {
+		t, err := trees.Open(name)
+		if err == nil {
+			err = t.Kill(ctx)
+		}
+		log.Warn("the guard ended an attempt", "tree", name, "error", err)
+	}
 }
 
 // sweep ends what is left of attempts that nobody follows any more.

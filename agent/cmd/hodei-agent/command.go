@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -44,7 +45,9 @@ func command(getenv func(string) string, stdout, stderr io.Writer) *cobra.Comman
 It registers the worker with a token that is good once, runs what it is told to,
 sends output and results, and ends when the worker's life ends. When it is told to
 stop (SIGTERM) it cancels what runs, reports it, and ends within 15 s. When it
-hears nothing from the platform for the length of its lease it ends what runs.
+hears nothing from the platform for the length of its lease it ends what runs. An
+agent that no provisioner started has a guard, a second process that does so when
+the agent was stopped, hangs or was killed.
 
 A provisioner starts it with --bootstrap-fd. To bring a machine of your own, make a
 worker of a provider of type "external" and give its id and token file.
@@ -79,6 +82,11 @@ or was refused, 2 when it was started wrongly.`,
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return misused{err} })
 	cmd.CompletionOptions.DisableDefaultCmd = true
 	cmd.AddCommand(&cobra.Command{
+		Use: "guard DIR", Short: "end what an agent runs when the agent cannot; agents start it", Hidden: true, Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			return agent.Guard(args[0], slog.New(slog.NewJSONHandler(stderr, nil)))
+		},
+	}, &cobra.Command{
 		Use: "version", Short: "print the version", Example: "  hodei-agent version", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintln(stdout, "hodei-agent", process.Version())
@@ -167,6 +175,10 @@ func (s *settings) fromFlags() (agent.Config, error) {
 		return agent.Config{}, misuse("reading the token: %w", err)
 	}
 	cfg := agent.Config{Server: s.server, WorkerID: s.worker, Token: strings.TrimSpace(string(raw)), WorkDir: s.workDir}
+	// Nobody else on this machine ends what it runs when it cannot.
+	if cfg.Guard, err = os.Executable(); err != nil {
+		return agent.Config{}, fmt.Errorf("finding the own program: %w", err)
+	}
 	if cfg.Token == "" {
 		return agent.Config{}, misuse("the token file %s is empty", s.tokenFile)
 	}

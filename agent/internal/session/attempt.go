@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -35,6 +36,7 @@ type attempt struct {
 	out     *logs.Stream // nil: neither started nor concluded
 
 	cause, reason string    // why the agent ends it: a category; empty: it does not
+	lapsed        bool      // the lease ran out while it ran
 	unreported    bool      // its worker was terminated: no result, unless it ended by itself
 	dropped       bool      // it is not the agent's any more
 	ended         bool      // nothing of it runs
@@ -137,6 +139,7 @@ func (s *Session) onStart(k key) {
 		return
 	}
 	a.started = true
+	s.watch(s.now()) // the guard knows of it before it runs
 	a.out = s.logs.Open(k.job, k.attempt)
 	a.proc = s.cfg.Runner.Start(s.spec(a), a.out)
 	a.log.Info("started", "pid", a.proc.PID())
@@ -205,7 +208,7 @@ func (s *Session) follow(a *attempt) {
 func (s *Session) onEnded(a *attempt) {
 	a.ended = true
 	if !a.dropped {
-		a.flushBy = time.Now().Add(s.limits.flush)
+		a.flushBy = s.now().Add(s.limits.flush)
 	}
 }
 
@@ -244,7 +247,8 @@ func report(a *attempt, res run.Result) *registryv1.Result {
 		code := int32(res.ExitCode)
 		r.ExitCode = &code
 	}
-	if res.Cancelled && a.cause == infrastructure { // it was nobody's wish
+	guarded := a.lapsed && res.Signal == int(syscall.SIGKILL)    // the guard was quicker
+	if (res.Cancelled || guarded) && a.cause == infrastructure { // it was nobody's wish
 		r.Category, r.FailureMessage = infrastructure, a.reason
 	}
 	return r
@@ -263,7 +267,7 @@ func (s *Session) never(a *attempt, category, reason string) {
 	a.ended = true
 	a.out = s.logs.Open(a.job, a.attempt)
 	a.out.Close(0) // readers of its log learn that there is none
-	a.flushBy = time.Now().Add(s.limits.flush)
+	a.flushBy = s.now().Add(s.limits.flush)
 	s.work.Go(func() { s.follow(a) })
 }
 

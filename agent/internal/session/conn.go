@@ -87,7 +87,7 @@ func (s *Session) opened(c *conn) {
 	if a := s.cur; a != nil {
 		hello.JobId, hello.Attempt, hello.Started = a.job, a.attempt, a.started || a.out != nil
 	}
-	c.beats = []beat{{at: time.Now()}}
+	c.beats = []beat{{at: s.now()}}
 	c.queue = append(c.queue, &registryv1.ConnectRequest{Message: &registryv1.ConnectRequest_Hello{Hello: hello}, Traceparent: s.traceparent()})
 }
 
@@ -113,7 +113,7 @@ func (s *Session) lost(c *conn, err error) {
 	if c.welcomed {
 		s.pause = backoffMin
 	}
-	now := time.Now()
+	now := s.now()
 	s.reconnectAt = now.Add(jitter(s.pause))
 	s.pause = min(2*s.pause, backoffMax)
 	s.cfg.Log.Info("the connection to the registry is lost", "error", err, "again_in", s.reconnectAt.Sub(now).Round(time.Millisecond))

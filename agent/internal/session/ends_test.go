@@ -6,6 +6,7 @@ import (
 	"errors"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -60,6 +61,28 @@ func TestLeaseExpires(t *testing.T) {
 		s.Result(t, "k", 1)
 		s.AckResult(t, "k", 1)
 	})
+	a.leave(t, s)
+}
+
+// A machine that was suspended has no timers that went on: the first look at the
+// clock ends what runs, and what comes with it renews nothing.
+func TestSuspendedMachine(t *testing.T) {
+	r := registrytest.New(t)
+	r.Heartbeat, r.Lease = "100ms", "30s"
+	var slept atomic.Int64
+	a := begin(t, r, func(s *Session) {
+		s.now = func() time.Time { return time.Now().Round(0).Add(time.Duration(slept.Load())) }
+	})
+	s, _ := r.Attach(t)
+	running := filepath.Join(a.dir, "running")
+	started(t, s, sh("j", 1, untilKilled(running)))
+	awaitFile(t, running)
+	slept.Store(int64(time.Hour))
+	s, _ = r.Attach(t)
+	if res := s.Result(t, "j", 1); res.GetCategory() != infrastructure || !strings.Contains(res.GetFailureMessage(), "lease expired") {
+		t.Errorf("%v", res)
+	}
+	s.AckResult(t, "j", 1)
 	a.leave(t, s)
 }
 

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
+	"hodei.dev/agent/internal/guard"
 	"hodei.dev/agent/internal/logs"
 	"hodei.dev/agent/internal/run"
 	"hodei.dev/libs/domain/fault"
@@ -52,6 +53,8 @@ type Config struct {
 	RunAs *run.Credential
 	// Limits are those of a job that asks for none.
 	Limits proctree.Limits
+	// Guard ends what runs when this process cannot; nil: there is none.
+	Guard *guard.Guard
 	// Logs says how output is shipped.
 	Logs logs.Config
 	// Log has the worker's id already.

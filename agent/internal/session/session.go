@@ -6,7 +6,9 @@ import (
 	"sync"
 	"time"
 
+	"hodei.dev/agent/internal/guard"
 	"hodei.dev/agent/internal/logs"
+	"hodei.dev/agent/internal/uptime"
 	registryv1 "hodei.dev/proto/hodei/registry/v1"
 )
 
@@ -32,6 +34,7 @@ type Session struct {
 	terms  terms
 	logs   *logs.Shipper
 	limits patience
+	now    func() time.Time // goes on while the machine is suspended
 
 	ctx     context.Context // ends when the session is over, not when it is told to stop
 	actions chan func()     // what happened, for the goroutine of Run
@@ -48,6 +51,7 @@ type Session struct {
 	seq        int64 // of the last heartbeat
 	beatAt     time.Time
 	leaseUntil time.Time // zero: none is held
+	guarded    time.Time // what the guard was told last
 
 	cur     *attempt // nil: none
 	ending  int      // attempts that were dropped and still end
@@ -65,7 +69,7 @@ type Session struct {
 
 func newSession(cfg Config, secret string, t terms) *Session {
 	cfg.Token = "" // used up
-	s := &Session{cfg: cfg, secret: secret, terms: t, limits: usualPatience, actions: make(chan func()), over: make(chan struct{}), pause: backoffMin}
+	s := &Session{cfg: cfg, secret: secret, terms: t, limits: usualPatience, now: uptime.Clock(), actions: make(chan func()), over: make(chan struct{}), pause: backoffMin}
 	s.logs = logs.New(cfg.Client, s.authorize, cfg.Logs, cfg.Log)
 	return s
 }
@@ -86,7 +90,7 @@ func (s *Session) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		s.tick(time.Now())
+		s.tick(s.now())
 		if s.gone {
 			return s.farewell()
 		}
@@ -95,9 +99,10 @@ func (s *Session) Run(ctx context.Context) error {
 		if c := s.conn; c != nil && c.open && len(c.queue) > 0 {
 			out, head = c.out, c.queue[0]
 		}
-		timer.Reset(time.Until(s.next()))
+		timer.Reset(s.sleep())
 		select {
 		case f := <-s.actions:
+			s.lapse(s.now()) // before anything that came meanwhile
 			f()
 		case out <- head:
 			s.conn.queue = s.conn.queue[1:]
@@ -119,10 +124,9 @@ func (s *Session) post(f func()) {
 
 // tick does what is due.
 func (s *Session) tick(now time.Time) {
+	s.lapse(now)
+	s.watch(now)
 	due := func(t time.Time) bool { return !t.IsZero() && !now.Before(t) }
-	if due(s.leaseUntil) {
-		s.expire()
-	}
 	if c := s.conn; c != nil && !c.closing && due(c.heard.Add(s.terms.silence())) {
 		s.cut("nothing came from the registry for " + s.terms.silence().String())
 	}
@@ -158,7 +162,7 @@ func (s *Session) tick(now time.Time) {
 
 // next is when tick has something to do, if nothing happens before.
 func (s *Session) next() time.Time {
-	next := time.Now().Add(time.Hour)
+	next := s.now().Add(time.Hour)
 	for _, t := range []time.Time{s.leaseUntil, s.killBy, s.leaveBy, s.byeBy} {
 		if !t.IsZero() && t.Before(next) {
 			next = t
@@ -192,14 +196,14 @@ func (s *Session) received(c *conn, m *registryv1.ConnectResponse) {
 	if c != s.conn {
 		return
 	}
-	now, traceparent := time.Now(), m.GetTraceparent()
+	now, traceparent := s.now(), m.GetTraceparent()
 	c.heard = now
 	if w := m.GetWelcome(); w != nil && !c.welcomed {
 		s.welcome(c, w, now)
 	}
-	// A permission that comes after the lease is too late: somebody else may have
+	// A permission that comes without a lease is too late: somebody else may have
 	// been given the job. What ends something is never too late.
-	late := !s.leaseUntil.IsZero() && !now.Before(s.leaseUntil)
+	late := !now.Before(s.leaseUntil)
 	switch m := m.GetMessage().(type) {
 	case *registryv1.ConnectResponse_Run:
 		s.onRun(m.Run, traceparent)
@@ -220,6 +224,46 @@ func (s *Session) received(c *conn, m *registryv1.ConnectResponse) {
 	}
 }
 
+// lapse ends what runs where the lease is over.
+func (s *Session) lapse(now time.Time) {
+	if !s.leaseUntil.IsZero() && !now.Before(s.leaseUntil) {
+		s.expire()
+	}
+}
+
+// watch tells the guard until when something may run: the lease, and the grace in
+// which this process itself ends it.
+func (s *Session) watch(now time.Time) {
+	var until time.Time
+	runs := s.cur != nil && s.cur.started && !s.cur.ended
+	if runs {
+		until = s.leaseUntil.Add(s.terms.grace)
+	}
+	// While it is being ended, what the guard was told stands.
+	ending := s.ending > 0 || runs && s.leaseUntil.IsZero()
+	if s.cfg.Guard == nil || ending || until.Equal(s.guarded) {
+		return
+	}
+	s.guarded = until
+	if err := s.cfg.Guard.Until(guard.At(until, now)); err != nil {
+		s.cfg.Log.Error("without its guard, what a stopped agent runs does not end with its lease", "error", err, "alert", true)
+		s.cfg.Guard = nil
+	}
+}
+
+// lookEvery is how often the clock is looked at while something runs: timers stand
+// still while the machine is suspended.
+const lookEvery = time.Second
+
+// sleep is how long nothing is due, if nothing happens before.
+func (s *Session) sleep() time.Duration {
+	d := s.next().Sub(s.now())
+	if s.cur.running() {
+		d = min(d, lookEvery)
+	}
+	return d
+}
+
 // expire ends what runs: the registry may have given the attempt up. The stream,
 // if there is one, hangs.
 func (s *Session) expire() {
@@ -227,6 +271,7 @@ func (s *Session) expire() {
 	if a := s.cur; a != nil && !a.ended {
 		s.cfg.Log.Warn("the lease has expired", "job_id", a.job, "attempt", a.attempt, "started", a.started)
 		if a.started {
+			a.lapsed = true
 			a.end(infrastructure, "the lease expired: no word from the registry for "+s.terms.lease.String())
 		} else if a.out == nil {
 			s.cur = nil // the log has not given the permission to start it
@@ -242,7 +287,7 @@ func (s *Session) stop(cause error) {
 	}
 	s.stopping = fmt.Sprintf("the worker was told to stop (%v)", cause)
 	s.cfg.Log.Info("stopping", "reason", s.stopping)
-	now := time.Now()
+	now := s.now()
 	s.leaveBy, s.killBy = now.Add(s.limits.stop), now.Add(s.limits.stop-s.limits.margin)
 	s.send(stopping(s.stopping))
 	switch a := s.cur; {
@@ -264,7 +309,7 @@ func (s *Session) terminate(reason string, grace time.Duration) {
 	s.terminated = true
 	s.stopping = "terminated: " + reason
 	s.cfg.Log.Info("the worker's life is over", "reason", reason)
-	now := time.Now()
+	now := s.now()
 	s.leaveBy, s.killBy = now.Add(grace+s.limits.flush), time.Time{}
 	switch a := s.cur; {
 	case a == nil:
@@ -292,7 +337,7 @@ func (s *Session) leave(late bool) {
 	}
 	s.conn.queue = append(s.conn.queue, stopping(Goodbye+s.stopping), nil)
 	s.conn.closing = true
-	s.byeBy = time.Now().Add(s.limits.bye)
+	s.byeBy = s.now().Add(s.limits.bye)
 }
 
 // farewell is what Run returns.

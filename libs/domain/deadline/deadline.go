@@ -49,6 +49,9 @@ const (
 	Lease = 20 * time.Second
 	// KillGrace is the time between TERM and KILL.
 	KillGrace = 10 * time.Second
+	// SessionCheck is how often registry asks its store whether the workers of its sessions
+	// still live: so long may a session that missed its Terminate renew a lease.
+	SessionCheck = 10 * time.Second
 	// Silence is after how long without a heartbeat a worker is lost.
 	Silence = 30 * time.Second
 	// BackstopMargin is what the monitor adds to an execution timeout and its kill grace: the agent enforces it first.

@@ -19,8 +19,9 @@ import (
 // machine.
 const margin = 5 * time.Second
 
-// Fence is how long after its worker was given up an agent may still run something.
-const Fence = deadline.Lease + deadline.KillGrace + margin
+// Fence is how long after its worker was given up an agent may still run something:
+// its session may renew the lease until registry looks whether the worker lives.
+const Fence = deadline.SessionCheck + deadline.Lease + deadline.KillGrace + margin
 
 // Config says what the provider knows its workers by.
 type Config struct {

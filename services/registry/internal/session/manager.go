@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"hodei.dev/libs/domain/deadline"
 	"hodei.dev/libs/domain/worker"
 	"hodei.dev/services/registry/internal/app"
 	"hodei.dev/services/registry/internal/nats"
@@ -13,8 +14,9 @@ import (
 )
 
 const (
-	// saveEvery is how often the times of heartbeats are stored.
-	saveEvery = 30 * time.Second
+	// saveEvery is how often the times of heartbeats are stored, and how often sessions
+	// learn that their worker is going where nobody could tell them.
+	saveEvery = deadline.SessionCheck
 	// saveBatch is how many go into one statement.
 	saveBatch = 1000
 )

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"hodei.dev/libs/domain/circuit"
+	"hodei.dev/libs/domain/deadletter"
 	"hodei.dev/libs/domain/deadline"
 	"hodei.dev/libs/domain/eventlog"
 	"hodei.dev/libs/domain/fault"
@@ -47,6 +48,8 @@ const (
 	Provider = "provider"
 	EventLog = "event-log"
 	Circuit  = "circuit"
+	// DeadLetter is an event that a service could not handle (ADR: dead letters are an aggregate).
+	DeadLetter = "deadletter"
 )
 
 // Entry is one event type.
@@ -119,7 +122,14 @@ var Entries = []Entry{
 	of[eventlog.EpochRequested]("StreamEpochRequested", list(EventLog), Notice, list(Relay), nil, "an operator has the events stream made anew, because it holds what the log does not"),
 	of[eventlog.EpochStarted]("StreamEpochStarted", list(EventLog), Notice, list(Relay), nil, "the relay publishes to a stream that it has not known before"),
 	of[eventlog.Republished]("EventRepublished", list(EventLog), Notice, list(Relay), nil, "positions that the stream has lost are published again; one event an incident"),
+	of[deadletter.Recorded](deadletter.TypeRecorded, list(DeadLetter), Transition, list(Scheduler, Dispatcher, Registry, Provisioner, TimeoutMonitor, Audit, Relay), nil, "a service gave up on an event, or a replay of it failed again"),
+	of[deadletter.ReplayRequested](deadletter.TypeReplayRequested, list(DeadLetter), Transition, list(Audit), handlers, "an operator sends a dead letter back to the one consumer that failed, as it is or edited"),
+	of[deadletter.Replayed](deadletter.TypeReplayed, list(DeadLetter), Transition, handlers, nil, "the replayed event was handled, with what was parked behind it"),
+	of[deadletter.Discarded](deadletter.TypeDiscarded, list(DeadLetter), Transition, list(Audit, Scheduler, Registry, TimeoutMonitor), handlers, "an operator gave a dead letter up; what was parked behind it goes on"),
 }
+
+// handlers are the services whose consumers handle replays.
+var handlers = list(Scheduler, Dispatcher, Registry, Provisioner, TimeoutMonitor)
 
 // Lookup returns the entry of a type.
 func Lookup(eventType string) (Entry, bool) {

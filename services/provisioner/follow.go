@@ -23,7 +23,7 @@ func (f *follower) run(ctx context.Context, after int64, handle func(ctx context
 	c, err := consumer.New(consumer.Config{
 		Service: name, Types: app.Types(), Handle: handle,
 		Start: func(context.Context) (int64, error) { return after, nil },
-		Store: f.chassis.Store, NC: f.chassis.NC, JS: f.chassis.JS, Log: f.chassis.Log, Meter: f.chassis.Tel.Meter("hodei.dev/eventing"),
+		Store: f.chassis.Store, NC: f.chassis.NC, JS: f.chassis.JS, Letters: f.chassis.Letters(), Log: f.chassis.Log, Meter: f.chassis.Tel.Meter("hodei.dev/eventing"),
 	})
 	if err != nil {
 		return fmt.Errorf("make the consumer: %w", err)

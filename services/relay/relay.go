@@ -68,7 +68,7 @@ func Migrate(ctx context.Context, cfg Config) error {
 //	events ──▶ relay (one active, others stand by) ──▶ HODEI_EVENTS
 //	                │ what can never be published  │ another stream, a lost tail
 //	                ▼                              ▼
-//	       relay.dead_letters              event-log: StreamEpochStarted, EventRepublished
+//	 relay.dead_letters, DeadLetterRecorded    event-log: StreamEpochStarted, EventRepublished
 //
 //	CompletenessService: log, stream, aggregates and positions, compared on demand
 func Run(ctx context.Context, cfg Config, env process.Env) error {
@@ -79,7 +79,7 @@ func Run(ctx context.Context, cfg Config, env process.Env) error {
 	pool := c.Store.Pool()
 	letters, recorder := relay.NewDeadLetters(pool), epoch.NewRecorder(c.Store, pool, c.Log)
 	r, err := relay.New(relay.Config{
-		Store: c.Store, NC: c.NC, JS: c.JS, Window: cfg.Window, Replicas: cfg.Replicas, DeadLetters: letters,
+		Store: c.Store, NC: c.NC, JS: c.JS, Window: cfg.Window, Replicas: cfg.Replicas, DeadLetters: keeper{table: letters, log: c.Letters()},
 		Base: func(ctx context.Context) (int64, error) { return epoch.Base(ctx, c.Store, pool) }, Opened: recorder.Opened,
 		Log: c.Log, Meter: c.Tel.Meter("hodei.dev/relay"),
 	})

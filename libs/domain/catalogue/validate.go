@@ -77,8 +77,7 @@ func kindOf(t reflect.Type) string {
 // whose absence is no value of theirs (a list or a map may be null).
 func always(t reflect.Type) []string {
 	var names []string
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		tag := f.Tag.Get("json")
 		name, options, _ := strings.Cut(tag, ",")
 		switch {

@@ -109,7 +109,7 @@ func TestRefusals(t *testing.T) {
 func TestFingerprint(t *testing.T) {
 	for text, want := range map[string]string{
 		`job 0190a1b2-0000-7000-8000-0123456789ab at position 17: cannot unmarshal "x\"y" into 'spec'`: `job <id> at position <n>: cannot unmarshal <text> into <text>`,
-		"digest 9f86d081884c7d65 is not 0xFF;\n\tafter 1.5s": "digest <hex> is not <hex>; after <n>s",
+		"digest 9f86d081884c7d65 is not 0xFF;\n\tafter 1.5s":                                           "digest <hex> is not <hex>; after <n>s",
 		"": "",
 	} {
 		if got := deadletter.Normalise(text); got != want {

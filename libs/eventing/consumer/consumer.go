@@ -18,6 +18,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -60,6 +61,14 @@ type Config struct {
 	// next event is handled, so that the service can move its position past it. It is
 	// retried until it succeeds. May be nil.
 	DeadLettered func(ctx context.Context, e event.Event, cause error) error
+	// Letters keeps dead letters in the log and brings what operators decide about
+	// them, beside Types. Where Types is empty, Handle gets those events as all
+	// others, and nothing is carried out. Nil keeps letters in the stream alone.
+	Letters Letters
+	// Settle carries out a decision about a letter instead of Handle, for a service
+	// that parks what follows a dead event, and returns how many of those it handled.
+	// It must be idempotent. May be nil.
+	Settle func(ctx context.Context, o Order) (unparked int, err error)
 	// Checkpoint is told a position up to which everything is handled: lazily, at
 	// most once per CheckpointInterval and once at the end, also when nothing of its
 	// types came but the stream went on. May be nil.
@@ -125,6 +134,8 @@ type Consumer struct {
 	log   *slog.Logger
 	m     *metrics
 	types map[string]bool // nil = all
+	// decisions are the types of events that are about dead letters; nil = none are looked at.
+	decisions map[string]bool
 
 	// Only the goroutine of Run (or Replay) uses these.
 	position   int64     // handled
@@ -164,6 +175,14 @@ func New(cfg Config) (*Consumer, error) {
 	}
 	c := &Consumer{cfg: cfg, log: cfg.Log.With("consumer", cfg.Name), rawBuried: -1, status: Status{Name: cfg.Name}}
 	if len(cfg.Types) > 0 {
+		if cfg.Letters != nil {
+			c.decisions = map[string]bool{}
+			for _, t := range cfg.Letters.Types() {
+				c.decisions[t] = true
+			}
+			cfg.Types = slices.Concat(cfg.Types, cfg.Letters.Types())
+			c.cfg.Types = cfg.Types
+		}
 		c.types = make(map[string]bool, len(cfg.Types))
 		for _, t := range cfg.Types {
 			if !bus.ValidToken(t) {
@@ -203,6 +222,9 @@ func (c *Consumer) Run(ctx context.Context) error {
 		return ended(ctx, err)
 	}
 	defer c.lastCheckpoint(ctx)
+	if err := c.pending(ctx); err != nil {
+		return ended(ctx, err)
+	}
 	delay := time.Duration(0)
 	for {
 		before := c.position

@@ -18,8 +18,31 @@ import (
 const maxDelay = 5 * time.Second
 
 // deliver handles events, all of them: what fails is retried, and where one event
-// is the cause, found and dead-lettered. Its error ends the session.
+// is the cause, found and dead-lettered. Decisions about dead letters are carried
+// out in their place. Its error ends the session.
 func (c *Consumer) deliver(ctx context.Context, events []event.Event) error {
+	for len(events) > 0 {
+		began, n := time.Now(), 0
+		for n < len(events) && !c.decisions[events[n].Type] {
+			n++
+		}
+		if n > 0 {
+			if err := c.deliverAll(ctx, events[:n]); err != nil {
+				return err
+			}
+			events = events[n:]
+			continue
+		}
+		if err := c.decided(ctx, events[0]); err != nil {
+			return err
+		}
+		c.handled(ctx, events[:1], began)
+		events = events[1:]
+	}
+	return nil
+}
+
+func (c *Consumer) deliverAll(ctx context.Context, events []event.Event) error {
 	began := time.Now()
 	err := c.retry(ctx, "handle events", func() error { return c.cfg.Handle(ctx, events) })
 	switch {
@@ -34,43 +57,72 @@ func (c *Consumer) deliver(ctx context.Context, events []event.Event) error {
 		return c.single(ctx, events[0], err, began)
 	}
 	half := len(events) / 2
-	if err := c.deliver(ctx, events[:half]); err != nil {
+	if err := c.deliverAll(ctx, events[:half]); err != nil {
 		return err
 	}
-	return c.deliver(ctx, events[half:])
+	return c.deliverAll(ctx, events[half:])
 }
 
 // single tries the one event that fails, and gives it up in the end.
 func (c *Consumer) single(ctx context.Context, e event.Event, err error, began time.Time) error {
-	delay := c.cfg.RetryDelay
-	tries := 1
-	for ; !IsPermanent(err) && tries < c.cfg.Attempts; tries++ {
-		c.log.Warn("cannot handle an event, trying again", "position", e.Position, "type", e.Type, "id", e.ID,
-			"attempt", tries, "of", c.cfg.Attempts, "error", err, "in", delay)
-		c.update(func(s *Status) { s.Retrying = err.Error() })
-		if !wait(ctx, delay/2+rand.N(delay)) {
-			return ctx.Err()
-		}
-		delay = min(3*delay, maxDelay)
-		err = c.retry(ctx, "handle an event", func() error { return c.cfg.Handle(ctx, []event.Event{e}) })
-		switch {
-		case err == nil:
-			c.handled(ctx, []event.Event{e}, began)
-			return nil
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case isStop(err):
-			return err
-		}
+	tries, err := c.persist(ctx, e, err, func() error {
+		return c.retry(ctx, "handle an event", func() error { return c.cfg.Handle(ctx, []event.Event{e}) })
+	})
+	switch {
+	case err == nil:
+		c.handled(ctx, []event.Event{e}, began)
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case isStop(err):
+		return err
 	}
 	return c.bury(ctx, e, err, tries, began)
 }
 
-// bury dead-letters an event and goes past it.
+// persist calls fn, which has failed with err once, until it succeeds, cannot
+// succeed, or was called often enough; it returns how often that was.
+func (c *Consumer) persist(ctx context.Context, e event.Event, err error, fn func() error) (tries int, last error) {
+	delay := c.cfg.RetryDelay
+	for tries = 1; !IsPermanent(err) && !isStop(err) && tries < c.cfg.Attempts; tries++ {
+		c.log.Warn("cannot handle an event, trying again", "position", e.Position, "type", e.Type, "id", e.ID,
+			"attempt", tries, "of", c.cfg.Attempts, "error", err, "in", delay)
+		c.update(func(s *Status) { s.Retrying = err.Error() })
+		if !wait(ctx, delay/2+rand.N(delay)) {
+			return tries, ctx.Err()
+		}
+		delay = min(3*delay, maxDelay)
+		if err = fn(); err == nil || ctx.Err() != nil {
+			return tries + 1, err
+		}
+	}
+	return tries, err
+}
+
+// bury dead-letters an event and goes past it. What the log knows of it from
+// before holds: a discarded event is passed over, an edited one taken instead.
 func (c *Consumer) bury(ctx context.Context, e event.Event, cause error, tries int, began time.Time) error {
-	letter := deadletter.Letter{
-		Service: c.cfg.Service, Event: &e, Header: e.Header(), Data: e.Data,
-		Error: cause.Error(), Consumer: c.cfg.Name, Deliveries: tries, First: began, Last: time.Now(),
+	letter := c.letter(e, cause, tries, began)
+	verdict, err := c.record(ctx, letter)
+	if err == nil && verdict.Edited != nil {
+		letter.Replayed = true
+		if err = c.retry(ctx, "handle an edited event", func() error { return c.cfg.Handle(ctx, []event.Event{*verdict.Edited}) }); err == nil {
+			c.handled(ctx, []event.Event{e}, began)
+			return nil
+		}
+		if ctx.Err() != nil || isStop(err) {
+			return err
+		}
+		letter.Error = err.Error()
+		verdict, err = c.record(ctx, letter)
+	}
+	if err != nil {
+		return err
+	}
+	if verdict.Discarded {
+		c.log.Info("passes over an event that was discarded", "position", e.Position, "type", e.Type, "id", e.ID, "stream", e.Stream)
+		c.handled(ctx, []event.Event{e}, began)
+		return nil
 	}
 	if err := c.post(ctx, c.cfg.Name+":"+e.ID, letter); err != nil {
 		return err
@@ -87,17 +139,29 @@ func (c *Consumer) bury(ctx context.Context, e event.Event, cause error, tries i
 	return nil
 }
 
+// post puts a letter into the service's dead-letter stream, which it makes again
+// where it is gone. Where the log has the letter, the stream is its announcement
+// and not worth standing still for.
 func (c *Consumer) post(ctx context.Context, id string, l deadletter.Letter) error {
-	err := c.insist(ctx, "store a dead letter", func() error {
+	post := func() error {
 		ask, cancel := context.WithTimeout(ctx, 2*askTimeout)
 		defer cancel()
 		err := deadletter.Publish(ask, c.cfg.NC, c.cfg.JS, id, l)
 		if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders) {
-			// A NATS that lost its store has lost this stream too, and only this service makes it.
-			err = errors.Join(err, bus.Ensure(ask, c.cfg.JS, c.cfg.Service, 1))
+			if err := bus.Ensure(ask, c.cfg.JS, c.cfg.Service, 1); err != nil {
+				return err
+			}
+			err = deadletter.Publish(ask, c.cfg.NC, c.cfg.JS, id, l)
 		}
 		return err
-	})
+	}
+	var err error
+	if c.cfg.Letters == nil {
+		err = c.insist(ctx, "store a dead letter", post)
+	} else if lost := post(); lost != nil {
+		c.log.Warn("a dead letter is in the log, but not in its stream", "stream", bus.DeadLetterStream(c.cfg.Service), "error", lost)
+		err = ctx.Err()
+	}
 	if err == nil {
 		c.m.deadLetters.Add(ctx, 1, c.m.name)
 		c.update(func(s *Status) { s.DeadLetters++ })

@@ -41,7 +41,10 @@ func (c *Consumer) unreadable(ctx context.Context, m jetstream.Msg, position int
 	if c.rawBuried != position {
 		now := time.Now()
 		letter := deadletter.Letter{
-			Service: c.cfg.Service, Header: m.Headers(), Data: m.Data(), Error: cause.Error(), Consumer: c.cfg.Name, Deliveries: 1, First: now, Last: now,
+			Service: c.cfg.Service, Position: position, Header: m.Headers(), Data: m.Data(), Error: cause.Error(), Consumer: c.cfg.Name, Deliveries: 1, First: now, Last: now,
+		}
+		if _, err := c.record(ctx, letter); err != nil {
+			return err
 		}
 		if err := c.post(ctx, fmt.Sprintf("%s:%d:%d", c.cfg.Name, c.identity.UnixNano(), position), letter); err != nil {
 			return err

@@ -49,6 +49,11 @@ type Letter struct {
 	Sequence uint64
 	// Event is the original; nil where it cannot be decoded.
 	Event *event.Event
+	// Position is the event's place in the log, also where Event is nil.
+	Position int64
+	// Parks: later events of its aggregate wait behind it. Replayed: it is a replay
+	// that has failed. Both are for the log, not for the stream.
+	Parks, Replayed bool
 	// Header and Data are the original message as it was.
 	Header map[string][]string
 	Data   []byte

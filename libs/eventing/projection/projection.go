@@ -88,6 +88,8 @@ type Config struct {
 	// NC and JS are one connection, and JetStream on it. Required.
 	NC *nats.Conn
 	JS jetstream.JetStream
+	// Letters: see consumer.Config; with them replays and discards unpark. May be nil.
+	Letters consumer.Letters
 	// Gather: see consumer.Config; by so much may queries be behind at most because
 	// of it. Default 50 ms; negative = 0.
 	Gather time.Duration
@@ -144,6 +146,7 @@ func New(cfg Config) (*Projection, error) {
 	p.consumer, err = consumer.New(consumer.Config{
 		Service: cfg.Service, Name: cfg.Name, Types: cfg.Types, Store: cfg.Store, NC: cfg.NC, JS: cfg.JS,
 		Start: p.load, Handle: p.handle, DeadLettered: p.park, Checkpoint: p.checkpoint,
+		Letters: cfg.Letters, Settle: p.decide,
 		Gather: max(cfg.Gather, 0), MaxBatch: cfg.MaxBatch, Attempts: cfg.Attempts, RetryDelay: cfg.RetryDelay, ProbeInterval: cfg.ProbeInterval,
 		OnceOnly: true, Incident: cfg.Incident, IncidentAfter: cfg.IncidentAfter, Log: cfg.Log, Meter: cfg.Meter,
 	})

@@ -32,6 +32,7 @@ import (
 	"hodei.dev/libs/platform/process"
 	"hodei.dev/libs/platform/rpc"
 	"hodei.dev/libs/platform/telemetry"
+	"hodei.dev/libs/service/letters"
 	platformv1 "hodei.dev/proto/hodei/platform/v1"
 )
 
@@ -175,6 +176,9 @@ func (c *Chassis) Meta(ctx context.Context) event.Meta {
 	m.TraceParent, m.TraceState = telemetry.Inject(ctx)
 	return m
 }
+
+// Letters keeps what the service cannot handle in the event log.
+func (c *Chassis) Letters() *letters.Letters { return letters.New(c.Store, c.Name) }
 
 // OnStatus has fn fill in its part of the service's status at each question.
 func (c *Chassis) OnStatus(fn func(ctx context.Context, s *platformv1.ServiceStatus)) {

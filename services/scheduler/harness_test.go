@@ -37,6 +37,7 @@ type world struct {
 	nats  *eventingtest.Server
 	store *store.Store
 	jobs  schedulerv1.JobServiceClient
+	limit scheduler.Admission
 	stats platformv1.StatusServiceClient
 	// stop ends the scheduler; start begins it again.
 	stop func()
@@ -44,7 +45,13 @@ type world struct {
 
 func newWorld(tb testing.TB) *world {
 	tb.Helper()
-	w := &world{t: tb, url: eventingtest.Postgres(tb), nats: eventingtest.NATS(tb)}
+	return limitedWorld(tb, scheduler.Default().Admission)
+}
+
+// limitedWorld is one whose scheduler takes on no more than that.
+func limitedWorld(tb testing.TB, limit scheduler.Admission) *world {
+	tb.Helper()
+	w := &world{limit: limit, t: tb, url: eventingtest.Postgres(tb), nats: eventingtest.NATS(tb)}
 	cfg := scheduler.Default()
 	cfg.PostgresURL = w.url
 	if err := scheduler.Migrate(tb.Context(), cfg); err != nil {
@@ -73,7 +80,7 @@ func newWorld(tb testing.TB) *world {
 func (w *world) start() {
 	w.t.Helper()
 	cfg := scheduler.Default()
-	cfg.PostgresURL, cfg.NATSURL = w.url, w.nats.URL()
+	cfg.PostgresURL, cfg.NATSURL, cfg.Admission = w.url, w.nats.URL(), w.limit
 	dir, err := os.MkdirTemp("", "s") // t.TempDir may be too long for a socket
 	if err != nil {
 		w.t.Fatal(err)

@@ -20,14 +20,6 @@ import (
 	"hodei.dev/services/scheduler/internal/rpc"
 )
 
-// Config is the scheduler's configuration.
-type Config struct {
-	chassis.Config `yaml:",inline"`
-}
-
-// Default returns the defaults.
-func Default() Config { return Config{Config: chassis.DefaultConfig()} }
-
 // Service describes the scheduler to its main and to `hodei dev`.
 func Service() process.Service[Config] {
 	return process.Service[Config]{
@@ -69,7 +61,7 @@ func Run(ctx context.Context, cfg Config, env process.Env) error {
 	if c.RPC != nil {
 		providers := postgres.NewProviders(c.Store.Pool(), c.Store, projection.Position)
 		schedulerv1.RegisterJobServiceServer(c.RPC.GRPC(), &rpc.Server{
-			Jobs: app.New(c.Store, providers, time.Now), Read: read, Meta: c.Meta,
+			Jobs: app.New(c.Store, providers, app.NewGate(cfg.Admission.limits(), read, time.Now), time.Now), Read: read, Meta: c.Meta,
 			Watch:    func(jobID string) rpc.Feed { return hub.Watch(jobID) },
 			WatchAll: func() rpc.Feed { return hub.WatchAll() },
 		})

@@ -283,6 +283,21 @@ func TestDuration(t *testing.T) {
 	}
 }
 
+func TestLimit(t *testing.T) {
+	for text, want := range map[string]config.Limit{"0": 0, "1000000": 1000000, "none": config.Unlimited, "-1": -1, "": -1, "1.5": -1, "None": -1} {
+		l := config.Limit(-1)
+		if err := l.UnmarshalText([]byte(text)); l != want || (err == nil) != (want >= 0) {
+			t.Errorf("%q: %s, %v", text, l, err)
+		}
+	}
+	var c struct {
+		A, B config.Limit
+	}
+	if err := config.Load(&c, write(t, "limits.yaml", "a: none\nb: 7\n"), nil); err != nil || c.A != config.Unlimited || c.B != 7 {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
 func TestDoorsBindToLoopbackUnlessToldOtherwise(t *testing.T) {
 	for addr, open := range map[string]bool{
 		"127.0.0.1:1": false, "localhost:1": false, "[::1]:1": false, "unix:///a": false,

@@ -219,6 +219,8 @@ func describe(t reflect.Type) string {
 	switch {
 	case t == reflect.TypeFor[Duration]():
 		return `a duration such as "30s"`
+	case t == reflect.TypeFor[Limit]():
+		return `a whole number of zero or more, or "none"`
 	case reflect.PointerTo(t).Implements(textUnmarshaler):
 		return "a valid " + strings.ToLower(t.Name())
 	}

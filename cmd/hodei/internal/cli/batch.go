@@ -42,6 +42,8 @@ type submission struct {
 	r         *remote
 	namespace string
 	progress  *progress
+	// bear is how long to bear with a server that takes no more jobs.
+	bear time.Duration
 
 	mu sync.Mutex // guards what follows
 	// open are read and not yet answered, in order; room is signalled when it shrinks.
@@ -51,8 +53,8 @@ type submission struct {
 	printErr          error
 }
 
-func newSubmission(a *app, r *remote, namespace string) *submission {
-	s := &submission{a: a, r: r, namespace: namespace, progress: newProgress(a)}
+func newSubmission(a *app, r *remote, namespace string, room time.Duration) *submission {
+	s := &submission{a: a, r: r, namespace: namespace, bear: room, progress: newProgress(a)}
 	s.room = sync.NewCond(&s.mu)
 	return s
 }
@@ -67,6 +69,7 @@ func (s *submission) run(ctx context.Context, in io.Reader) error {
 		close(entries) // publishes readErr
 	}()
 	p := s.a.patience(s.r)
+	p.room = s.bear
 	for {
 		done, err := s.stream(ctx, entries, p)
 		if done {
@@ -158,13 +161,16 @@ func (s *submission) stream(ctx context.Context, entries <-chan entry, p *patien
 			defer s.mu.Unlock()
 			return all && len(s.open) == 0 && errors.Is(err, io.EOF), err
 		}
-		p.renew()
 		for _, result := range m.GetResults() {
 			if result.GetIndex() != next {
 				err = fault.New(fault.Internal, "the server answered job %d of the stream where %d was due", result.GetIndex(), next)
 				break
 			}
 			next++
+			if err = again(result); err != nil {
+				break
+			}
+			p.renew()
 			if err = s.settle(result); err != nil {
 				break
 			}
@@ -175,6 +181,18 @@ func (s *submission) stream(ctx context.Context, entries <-chan entry, p *patien
 			return false, err
 		}
 	}
+}
+
+// again is why a job has to be sent again: there was no room for it, or nobody knows
+// whether it was queued. What follows it in the stream is sent again as well.
+func again(result *schedulerv1.QueueJobsResult) error {
+	kind := fault.Kind(result.GetKind())
+	if kind != fault.Exhausted && kind != fault.Unavailable {
+		return nil
+	}
+	err := fault.New(kind, "%s", result.GetError())
+	err.RetryAfter, _ = time.ParseDuration(result.GetRetryAfter()) // empty: unknown
+	return err
 }
 
 // send sends what is open again, then what comes; it tells whether that was all.
@@ -285,6 +303,16 @@ func (s *submission) tellRefused() {
 	for len(s.open) > 0 && s.open[0].spec == nil {
 		s.tell(s.open[0].line, &schedulerv1.QueueJobsResult{Index: -1, Error: s.open[0].problem})
 		s.open = s.open[1:]
+	}
+}
+
+// tellUnanswered says from which line on there is no answer: nobody knows whether
+// the jobs of the first of them are queued.
+func (s *submission) tellUnanswered() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.open) > 0 {
+		s.a.note("the lines from %d on have no answer: jobs of them may have been queued; those with an id or idempotency_key may be sent again", s.open[0].line)
 	}
 }
 

@@ -52,10 +52,13 @@ type world struct {
 	deaf       bool                                 // ReadLogs forgets after_seq
 	watchBreak int                                  // so many watches end after their first message
 	batchBreak int                                  // so many batches are taken but their answer is lost
-	workers    []*registryv1.Worker
-	events     []*schedulerv1.Event
-	noWatch    bool
-	door       *door
+	// onBatch is how the n-th job of all streams, from 1, is refused; "" takes it.
+	onBatch func(n int) (kind, retryAfter string)
+	batched int
+	workers []*registryv1.Worker
+	events  []*schedulerv1.Event
+	noWatch bool
+	door    *door
 }
 
 func newWorld() *world {
@@ -162,6 +165,14 @@ func (w *world) QueueJobs(stream grpc.BidiStreamingServer[schedulerv1.QueueJobsR
 		for _, spec := range m.GetSpecs() {
 			result := &schedulerv1.QueueJobsResult{Index: next, JobId: spec.GetId()}
 			next++
+			w.batched++
+			if w.onBatch != nil {
+				if result.Kind, result.RetryAfter = w.onBatch(w.batched); result.Kind != "" {
+					result.JobId, result.Error = "", "not now"
+					resp.Results = append(resp.Results, result)
+					continue
+				}
+			}
 			if spec.GetName() == "refused" {
 				result.JobId, result.Error = "", "the job is not valid: name: is refused"
 			} else if !w.ids[spec.GetId()] {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 
+	"hodei.dev/cmd/hodei/internal/render"
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/platform/rpc"
 	auditv1 "hodei.dev/proto/hodei/audit/v1"
@@ -103,12 +105,15 @@ type patience struct {
 	reached bool
 	failing time.Time
 	delay   time.Duration
+	// room is how long to bear with a server that takes no more jobs; told: the user knows.
+	room time.Duration
+	told bool
 }
 
 func (a *app) patience(r *remote) *patience { return &patience{a: a, r: r} }
 
 // renew is called whenever the server has answered.
-func (p *patience) renew() { p.reached, p.failing, p.delay = true, time.Time{}, 0 }
+func (p *patience) renew() { p.reached, p.failing, p.delay, p.told = true, time.Time{}, 0, false }
 
 // bear waits a little before the next try and returns nil, or returns err where it
 // does not go away by waiting, or not soon enough. The end of a stream that should
@@ -119,6 +124,9 @@ func (p *patience) bear(ctx context.Context, err error) error {
 	}
 	if errors.Is(err, io.EOF) {
 		err = fault.New(fault.Unavailable, "the server ended the stream too early")
+	}
+	if e, ok := errors.AsType[*fault.Error](err); ok && e.Kind == fault.Exhausted && e.RetryAfter > 0 {
+		return p.bearFull(ctx, e)
 	}
 	if !errors.Is(err, fault.Unavailable) {
 		return err
@@ -140,10 +148,34 @@ func (p *patience) bear(ctx context.Context, err error) error {
 	return nil
 }
 
+// bearFull waits for room, as long as the server says and a little more, so that those
+// who were refused together do not come back together.
+func (p *patience) bearFull(ctx context.Context, full *fault.Error) error {
+	if p.failing.IsZero() {
+		p.failing = time.Now()
+	}
+	if time.Since(p.failing)+full.RetryAfter > p.room {
+		return full
+	}
+	if !p.told {
+		p.told = true
+		p.a.note("%s; waiting for room, up to %s", render.Plain(full.Message), p.room)
+	}
+	if !goesOn(ctx, full.RetryAfter+rand.N(full.RetryAfter/2+1)) {
+		return ctx.Err()
+	}
+	return nil
+}
+
 // pause waits, longer each time, and tells whether ctx still goes on.
 func (p *patience) pause(ctx context.Context) bool {
 	p.delay = min(max(2*p.delay, 50*time.Millisecond), time.Second)
-	t := time.NewTimer(p.delay)
+	return goesOn(ctx, p.delay)
+}
+
+// goesOn waits and tells whether ctx still goes on.
+func goesOn(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:

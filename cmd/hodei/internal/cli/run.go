@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -48,7 +49,7 @@ base64, and the last line is the job.`,
 			if err != nil {
 				return err
 			}
-			return a.run(cmd.Context(), spec, detach)
+			return a.run(cmd.Context(), spec, detach, flags.room)
 		},
 	}
 	flags.add(a, cmd)
@@ -57,7 +58,7 @@ base64, and the last line is the job.`,
 }
 
 // run queues a job and, unless detached, stays with it to its end.
-func (a *app) run(ctx context.Context, spec *schedulerv1.JobSpec, detach bool) error {
+func (a *app) run(ctx context.Context, spec *schedulerv1.JobSpec, detach bool, room time.Duration) error {
 	ctx, r, err := a.connect(ctx)
 	if err != nil {
 		return err
@@ -67,7 +68,7 @@ func (a *app) run(ctx context.Context, spec *schedulerv1.JobSpec, detach bool) e
 	if !detach {
 		signals = a.claim()
 	}
-	resp, interrupted, err := a.queue(ctx, r, spec, signals)
+	resp, interrupted, err := a.queue(ctx, r, spec, room, signals)
 	if err != nil {
 		return err
 	}
@@ -87,8 +88,9 @@ func (a *app) run(ctx context.Context, spec *schedulerv1.JobSpec, detach bool) e
 
 // queue queues a job. The job can be told apart, so that a lost answer is made up
 // for by asking again. A signal in the meantime is about a job that may exist already:
-// the answer is waited for, so that it can be cancelled; a second one gives up.
-func (a *app) queue(ctx context.Context, r *remote, spec *schedulerv1.JobSpec, signals <-chan os.Signal) (resp *schedulerv1.QueueJobResponse, interrupted bool, err error) {
+// the answer is waited for, so that it can be cancelled; a second one gives up. A job
+// that waits for room does not exist: there the first one gives up.
+func (a *app) queue(ctx context.Context, r *remote, spec *schedulerv1.JobSpec, room time.Duration, signals <-chan os.Signal) (resp *schedulerv1.QueueJobResponse, interrupted bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type answer struct {
@@ -96,8 +98,10 @@ func (a *app) queue(ctx context.Context, r *remote, spec *schedulerv1.JobSpec, s
 		err  error
 	}
 	answered := make(chan answer, 1)
+	var full, stop atomic.Bool
 	go func() {
 		p := a.patience(r)
+		p.room = room
 		tried := false
 		for {
 			resp, err := r.jobs.QueueJob(ctx, &schedulerv1.QueueJobRequest{Spec: spec})
@@ -109,27 +113,41 @@ func (a *app) queue(ctx context.Context, r *remote, spec *schedulerv1.JobSpec, s
 				answered <- answer{resp, nil}
 				return
 			}
-			tried = true
+			tried = tried || !errors.Is(err, fault.Exhausted)
+			if full.Store(errors.Is(err, fault.Exhausted)); full.Load() && stop.Load() {
+				answered <- answer{nil, err}
+				return
+			}
 			if err = p.bear(ctx, err); err != nil {
 				answered <- answer{nil, err}
 				return
 			}
+			full.Store(false)
 		}
 	}()
 	for {
 		select {
 		case got := <-answered:
+			if interrupted && errors.Is(got.err, fault.Exhausted) {
+				a.note("interrupted; the job was not queued")
+				return nil, true, exitError(exitInterrupted)
+			}
 			if interrupted && errors.Is(got.err, fault.Unavailable) {
 				a.note("interrupted; the server does not answer, the job may have been queued%s", withID(spec.GetId()))
 				return nil, true, exitError(exitInterrupted)
 			}
 			return got.resp, interrupted, got.err
 		case <-signals:
+			if full.Load() {
+				a.note("interrupted; the job was not queued")
+				return nil, true, exitError(exitInterrupted)
+			}
 			if interrupted {
 				a.note("interrupted; the job may have been queued%s", withID(spec.GetId()))
 				return nil, true, exitError(exitInterrupted)
 			}
 			interrupted = true
+			stop.Store(true)
 		}
 	}
 }

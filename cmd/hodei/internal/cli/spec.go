@@ -16,6 +16,9 @@ import (
 	schedulerv1 "hodei.dev/proto/hodei/scheduler/v1"
 )
 
+// waitForRoom is how long a job waits to be taken, unless --wait-for-room says otherwise.
+const waitForRoom = 10 * time.Minute
+
 // specFlags are the flags of `run` and `submit` that describe a job.
 type specFlags struct {
 	name, namespace, cwd, timeout, queueTimeout, cpu, memory string
@@ -27,6 +30,7 @@ type specFlags struct {
 	backoffInitial, backoffMax                               string
 	backoffFactor, backoffJitter                             float64
 	stdin                                                    bool
+	room                                                     time.Duration
 }
 
 func (f *specFlags) add(a *app, cmd *cobra.Command) {
@@ -61,6 +65,7 @@ func (f *specFlags) add(a *app, cmd *cobra.Command) {
 	flags.StringVar(&f.idempotencyKey, "idempotency-key", "", "`KEY` that makes the same job queued again the same job")
 	flags.StringVar(&f.script, "script", "", "run the script in `FILE` (- = standard input) instead of a command; needs --interpreter")
 	flags.StringVar(&f.interpreter, "interpreter", "", "`PROGRAM` that reads the script, such as sh or python3")
+	flags.DurationVar(&f.room, "wait-for-room", waitForRoom, "bear for `DURATION` with a server that takes no more jobs; 0 does not wait")
 	flags.BoolVarP(&f.stdin, "stdin", "i", false, "give the job this command's standard input; without it the job's is closed at once")
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -22,7 +23,8 @@ With --file it queues one job for each line of a file (- = standard input) and p
 one id a line, in the same order. A line is a JSON object with the field names of the
 API, such as {"name":"a","command":["sh","-c","true"],"env":{"A":"b"},"timeout":"30s"}.
 A line that is refused is told on stderr with its number, the others are queued, and
-the exit code is 1. Progress goes to stderr. With -o json each line of the answer is
+the exit code is 1. A server that restarts, or takes no more jobs just now, is waited
+for; jobs with an "id" or "idempotency_key" may be sent again without being doubled. Progress goes to stderr. With -o json each line of the answer is
 an object: line, index, job_id, existed, error.`,
 		Example: `  hodei submit --name nightly -- ./nightly --full
   hodei submit --file jobs.jsonl
@@ -32,13 +34,13 @@ an object: line, index, job_id, existed, error.`,
 				if err := onlyWithFile(cmd, argv); err != nil {
 					return err
 				}
-				return a.submitFile(cmd, file, flags.namespace)
+				return a.submitFile(cmd, file, flags.namespace, flags.room)
 			}
 			spec, err := flags.spec(a, cmd, argv)
 			if err != nil {
 				return err
 			}
-			return a.run(cmd.Context(), spec, detach)
+			return a.run(cmd.Context(), spec, detach, flags.room)
 		},
 	}
 	flags.add(a, cmd)
@@ -55,14 +57,14 @@ func onlyWithFile(cmd *cobra.Command, argv []string) error {
 	var err error
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		own := cmd.InheritedFlags().Lookup(f.Name) == nil
-		if own && f.Name != "file" && f.Name != "namespace" && f.Name != "detach" && err == nil {
+		if own && f.Name != "file" && f.Name != "namespace" && f.Name != "detach" && f.Name != "wait-for-room" && err == nil {
 			err = Usage("--file takes the jobs from the file: --%s would be ignored", f.Name)
 		}
 	})
 	return err
 }
 
-func (a *app) submitFile(cmd *cobra.Command, file, namespace string) error {
+func (a *app) submitFile(cmd *cobra.Command, file, namespace string, room time.Duration) error {
 	r := a.in
 	if file != "-" {
 		f, err := os.Open(file)
@@ -76,10 +78,11 @@ func (a *app) submitFile(cmd *cobra.Command, file, namespace string) error {
 	if err != nil {
 		return err
 	}
-	s := newSubmission(a, server, namespace)
+	s := newSubmission(a, server, namespace, room)
 	err = s.run(ctx, r)
 	s.progress.done()
 	if err != nil {
+		s.tellUnanswered()
 		return fmt.Errorf("after %d jobs of %s: %w", s.accepted, nameOf(file), err)
 	}
 	if s.refused > 0 {

@@ -34,7 +34,7 @@ not json
 	if len(lines) != 8 {
 		t.Fatalf("%d lines: %s", len(lines), got.stdout)
 	}
-	contains(t, lines[0], `{"line":1,"index":0,"job_id":"`+id+`1","existed":true,"error":""}`)
+	contains(t, lines[0], `{"line":1,"index":0,"job_id":"`+id+`1","existed":true,"error":"","kind":"","retry_after":""}`)
 	contains(t, lines[1], `{"line":3,"index":-1,"job_id":"","existed":false,"error":"unknown field comand`)
 }
 

@@ -1450,7 +1450,13 @@ type QueueJobsResult struct {
 	JobId   string `protobuf:"bytes,2,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
 	Existed bool   `protobuf:"varint,3,opt,name=existed,proto3" json:"existed,omitempty"`
 	// Empty when it was taken; else why it was refused, field by field.
-	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	Error string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	// What sort of error it is, such as "invalid" or "already exists". After "exhausted" (a
+	// limit is reached) and "unavailable" (the outcome is not known) the same job may be
+	// sent again, by its id or idempotency key.
+	Kind string `protobuf:"bytes,5,opt,name=kind,proto3" json:"kind,omitempty"`
+	// When to send it again, such as "2s"; empty = nobody knows.
+	RetryAfter    string `protobuf:"bytes,6,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1509,6 +1515,20 @@ func (x *QueueJobsResult) GetExisted() bool {
 func (x *QueueJobsResult) GetError() string {
 	if x != nil {
 		return x.Error
+	}
+	return ""
+}
+
+func (x *QueueJobsResult) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *QueueJobsResult) GetRetryAfter() string {
+	if x != nil {
+		return x.RetryAfter
 	}
 	return ""
 }
@@ -2529,12 +2549,15 @@ const file_hodei_scheduler_v1_job_proto_rawDesc = "" +
 	"\x10QueueJobsRequest\x121\n" +
 	"\x05specs\x18\x01 \x03(\v2\x1b.hodei.scheduler.v1.JobSpecR\x05specs\"R\n" +
 	"\x11QueueJobsResponse\x12=\n" +
-	"\aresults\x18\x01 \x03(\v2#.hodei.scheduler.v1.QueueJobsResultR\aresults\"n\n" +
+	"\aresults\x18\x01 \x03(\v2#.hodei.scheduler.v1.QueueJobsResultR\aresults\"\xa3\x01\n" +
 	"\x0fQueueJobsResult\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x03R\x05index\x12\x15\n" +
 	"\x06job_id\x18\x02 \x01(\tR\x05jobId\x12\x18\n" +
 	"\aexisted\x18\x03 \x01(\bR\aexisted\x12\x14\n" +
-	"\x05error\x18\x04 \x01(\tR\x05error\"&\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x12\x12\n" +
+	"\x04kind\x18\x05 \x01(\tR\x04kind\x12\x1f\n" +
+	"\vretry_after\x18\x06 \x01(\tR\n" +
+	"retryAfter\"&\n" +
 	"\rGetJobRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\";\n" +
 	"\x0eGetJobResponse\x12)\n" +

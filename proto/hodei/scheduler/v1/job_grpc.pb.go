@@ -40,7 +40,8 @@ const (
 // any unique prefix of it.
 type JobServiceClient interface {
 	// QueueJob creates a job and queues it. Repeated with the same id or
-	// idempotency key and the same spec it returns the first job.
+	// idempotency key and the same spec it returns the first job. Where a limit of the
+	// scheduler is reached it is RESOURCE_EXHAUSTED with a RetryInfo.
 	QueueJob(ctx context.Context, in *QueueJobRequest, opts ...grpc.CallOption) (*QueueJobResponse, error)
 	// QueueJobs takes a stream of jobs and answers each in order: a job or its error.
 	QueueJobs(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[QueueJobsRequest, QueueJobsResponse], error)
@@ -201,7 +202,8 @@ func (c *jobServiceClient) GetQueue(ctx context.Context, in *GetQueueRequest, op
 // any unique prefix of it.
 type JobServiceServer interface {
 	// QueueJob creates a job and queues it. Repeated with the same id or
-	// idempotency key and the same spec it returns the first job.
+	// idempotency key and the same spec it returns the first job. Where a limit of the
+	// scheduler is reached it is RESOURCE_EXHAUSTED with a RetryInfo.
 	QueueJob(context.Context, *QueueJobRequest) (*QueueJobResponse, error)
 	// QueueJobs takes a stream of jobs and answers each in order: a job or its error.
 	QueueJobs(grpc.BidiStreamingServer[QueueJobsRequest, QueueJobsResponse]) error

@@ -32,7 +32,7 @@ func (b *Batch) Queue(ctx context.Context, requests []Request) []Outcome {
 	out := make([]Outcome, len(requests))
 	var group []prepared
 	var places []int
-	bytes := 0
+	bytes := int64(0)
 	flush := func() {
 		b.append(ctx, group, places, out)
 		group, places, bytes = nil, nil, 0
@@ -43,14 +43,19 @@ func (b *Batch) Queue(ctx context.Context, requests []Request) []Outcome {
 			out[i].Err = err
 			continue
 		}
-		size := 0
-		for _, e := range p.change.Events {
-			size += len(e.Data)
-		}
-		if len(group) == batchJobs || bytes+size > batchBytes {
+		if len(group) == batchJobs || bytes+p.bytes > batchBytes {
 			flush()
 		}
-		group, places, bytes = append(group, p), append(places, i), bytes+size
+		if err = b.jobs.admit(ctx, p); err != nil && len(group) > 0 {
+			flush() // what it waits for may be its own
+			err = b.jobs.admit(ctx, p)
+		}
+		if err != nil {
+			q, err := b.jobs.refused(ctx, p, err)
+			out[i] = Outcome{ID: q.ID, Existed: q.Existed, Err: err}
+			continue
+		}
+		group, places, bytes = append(group, p), append(places, i), bytes+p.bytes
 	}
 	flush()
 	return out
@@ -65,10 +70,12 @@ func (b *Batch) append(ctx context.Context, group []prepared, places []int, out 
 	for _, p := range group {
 		all.Changes, all.Keys = append(all.Changes, p.change), append(all.Keys, p.keys...)
 	}
-	_, err := b.jobs.log.Append(ctx, all)
+	events, err := b.jobs.log.Append(ctx, all)
 	switch {
 	case err == nil:
 		for i, p := range group {
+			b.jobs.settle(p, events[:len(p.facts)])
+			events = events[len(p.facts):]
 			out[places[i]].ID = p.change.Stream.ID
 		}
 	case errors.Is(err, fault.Conflict), errors.Is(err, fault.AlreadyExists), errors.Is(err, fault.Invalid):
@@ -77,8 +84,9 @@ func (b *Batch) append(ctx context.Context, group []prepared, places []int, out 
 			out[places[i]] = Outcome{ID: q.ID, Existed: q.Existed, Err: err}
 		}
 	default:
-		for _, i := range places {
-			out[i].Err = err
+		for i, p := range group {
+			b.jobs.settle(p, nil)
+			out[places[i]].Err = err
 		}
 	}
 }

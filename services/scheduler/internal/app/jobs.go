@@ -1,6 +1,7 @@
 // Package app holds the scheduler's use cases: queue, get, cancel, retry and
 // watch jobs. Decisions are the domain's; this package loads, asks it, appends,
-// and decides again when somebody else was faster. It keeps no state.
+// and decides again when somebody else was faster. It keeps no state but what the
+// gate has counted.
 package app
 
 import (
@@ -34,6 +35,8 @@ type Log interface {
 	Append(ctx context.Context, a store.Append) ([]event.Event, error)
 	// FindStreams lists streams whose id begins with a prefix, at most limit.
 	FindStreams(ctx context.Context, streamType, idPrefix string, limit int) ([]store.StreamRow, error)
+	// LookupKey returns who holds a key, and whether anybody does.
+	LookupKey(ctx context.Context, namespace, kind, value string) (store.Key, bool, error)
 }
 
 // Providers knows which providers there are.
@@ -57,12 +60,14 @@ type View struct {
 type Jobs struct {
 	log       Log
 	providers Providers
+	gate      *Gate
 	now       func() time.Time
 }
 
-// New returns the use cases over a log. now is the clock that explanations use.
-func New(log Log, providers Providers, now func() time.Time) *Jobs {
-	return &Jobs{log: log, providers: providers, now: now}
+// New returns the use cases over a log. gate is what new jobs come through, now the
+// clock that explanations use.
+func New(log Log, providers Providers, gate *Gate, now func() time.Time) *Jobs {
+	return &Jobs{log: log, providers: providers, gate: gate, now: now}
 }
 
 // Now is the time by the clock of the use cases.

@@ -54,21 +54,66 @@ type prepared struct {
 	digest  []byte
 	change  store.Change
 	keys    []store.Key
+	// bytes are the size of its events.
+	bytes int64
 }
 
 // Queue creates a job and queues it, in one append. The same id or key with the
 // same spec returns the first job; with another spec it is AlreadyExists and
-// names the fields that differ.
+// names the fields that differ. Where a limit is reached it is Exhausted, unless the
+// job was queued before.
 func (a *Jobs) Queue(ctx context.Context, r Request) (Queued, error) {
 	p, err := a.prepare(ctx, r, a.providers)
 	if err != nil {
 		return Queued{}, err
 	}
+	if err := a.admit(ctx, p); err != nil {
+		return a.refused(ctx, p, err)
+	}
 	return a.queue(ctx, p)
 }
 
+func (a *Jobs) admit(ctx context.Context, p prepared) error {
+	return a.gate.Admit(ctx, p.request.Spec.Namespace, p.bytes)
+}
+
+// settle tells the gate what became of a job: where the log has its first event, the
+// one that counts it. events are its own, none where it is not in the log.
+func (a *Jobs) settle(p prepared, events []event.Event) {
+	position := int64(0)
+	if len(events) > 0 {
+		position = events[0].Position
+	}
+	a.gate.Settle(p.request.Spec.Namespace, p.bytes, position)
+}
+
+// refused answers a request that there is no room for. A job that was queued before
+// needs none: whoever lost the answer gets it.
+func (a *Jobs) refused(ctx context.Context, p prepared, why error) (Queued, error) {
+	if key := p.request.IdempotencyKey; key != "" {
+		held, taken, err := a.log.LookupKey(ctx, p.request.Spec.Namespace, keyIdempotency, key)
+		if err != nil {
+			return Queued{}, fmt.Errorf("look for a job that was queued before: %w", err)
+		}
+		if taken {
+			return a.existing(ctx, p, held.Stream.ID, held.Digest)
+		}
+	}
+	if p.request.ID != "" {
+		switch _, err := a.Get(ctx, p.request.ID); {
+		case err == nil:
+			return a.existing(ctx, p, p.request.ID, nil)
+		case !errors.Is(err, fault.NotFound):
+			return Queued{}, err
+		}
+	}
+	return Queued{}, why
+}
+
+// queue appends a job that was admitted.
 func (a *Jobs) queue(ctx context.Context, p prepared) (Queued, error) {
 	events, err := a.log.Append(ctx, store.Append{Changes: []store.Change{p.change}, Keys: p.keys})
+	a.settle(p, events)
 	var taken *store.KeyTakenError
 	switch {
 	case err == nil:
@@ -156,6 +201,9 @@ func (a *Jobs) prepare(ctx context.Context, r Request, providers Providers) (pre
 	}
 	if p.change, err = aggregate.JobChange(job.Job{ID: id}, r.Meta, facts); err != nil {
 		return prepared{}, err
+	}
+	for _, e := range p.change.Events {
+		p.bytes += int64(len(e.Data))
 	}
 	if r.IdempotencyKey != "" {
 		p.keys = []store.Key{{

@@ -91,6 +91,42 @@ func (j *Jobs) Counts(ctx context.Context, namespace string) (map[string]int64, 
 	return out, nil
 }
 
+// Live returns how many jobs of each namespace have not ended, and the position of the
+// log that this is true of.
+func (j *Jobs) Live(ctx context.Context) (position int64, byNamespace map[string]int64, err error) {
+	result, err := j.pool.Query(ctx, liveSQL, terminal())
+	if err != nil {
+		return 0, nil, fmt.Errorf("count the jobs that have not ended: %w", err)
+	}
+	var namespace *string
+	var n *int64
+	byNamespace = map[string]int64{}
+	_, err = pgx.ForEachRow(result, []any{&position, &namespace, &n}, func() error {
+		if namespace != nil {
+			byNamespace[*namespace] = *n
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, nil, fmt.Errorf("count the jobs that have not ended: %w", err)
+	}
+	return position, byNamespace, nil
+}
+
+// One statement, and so one snapshot: the projection moves both in one transaction.
+const liveSQL = `SELECT p.position, c.namespace, c.jobs FROM (SELECT coalesce(max(position), 0) AS position FROM scheduler.positions) p
+	LEFT JOIN (SELECT namespace, sum(jobs)::bigint AS jobs FROM scheduler.counts WHERE state <> ALL($1) GROUP BY namespace HAVING sum(jobs) > 0) c ON true`
+
+func terminal() []string {
+	var out []string
+	for _, s := range job.Transitions.States {
+		if s.Terminal() {
+			out = append(out, string(s))
+		}
+	}
+	return out
+}
+
 // query collects conditions and their arguments.
 type query struct {
 	conditions []string

@@ -87,7 +87,7 @@ func queueTogether(ctx context.Context, batch *app.Batch, meta event.Meta, specs
 		out.Results[i] = &schedulerv1.QueueJobsResult{Index: first + int64(i)}
 		r, err := request(in)
 		if err != nil {
-			out.Results[i].Error = errorText(err)
+			refuse(out.Results[i], err)
 			continue
 		}
 		r.Meta = meta
@@ -100,12 +100,28 @@ func queueTogether(ctx context.Context, batch *app.Batch, meta event.Meta, specs
 	for i, o := range batch.Queue(ctx, requests) {
 		result := out.Results[places[i]]
 		if o.Err != nil {
-			result.Error = errorText(o.Err)
+			refuse(result, o.Err)
 			continue
 		}
 		result.JobId, result.Existed = o.ID, o.Existed
 	}
 	return out
+}
+
+// refuse says why a job of a batch was not taken.
+func refuse(out *schedulerv1.QueueJobsResult, err error) {
+	out.Error, out.Kind = errorText(err), string(kindOf(err))
+	if e, ok := errors.AsType[*fault.Error](err); ok && e.RetryAfter > 0 {
+		out.RetryAfter = e.RetryAfter.String()
+	}
+}
+
+// kindOf is the kind of an error; the end of the call is none that a job has.
+func kindOf(err error) fault.Kind {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return fault.Unavailable
+	}
+	return fault.KindOf(err)
 }
 
 // errorText is an error as a line: with its fields, and what to do where that is not in them.

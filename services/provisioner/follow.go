@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"hodei.dev/libs/domain/provider"
 	"hodei.dev/libs/eventing/consumer"
 	"hodei.dev/libs/eventing/event"
 	"hodei.dev/libs/service/chassis"
@@ -33,8 +34,14 @@ func (f *follower) run(ctx context.Context, after int64, handle func(ctx context
 	return c.Run(ctx)
 }
 
-// status fills in how far the consumer is and what the sweeps had to repair.
-func (f *follower) status(s *platformv1.ServiceStatus, found app.Found) {
+// status fills in how far the consumer is, what the sweeps had to repair, and alerts.
+func (f *follower) status(s *platformv1.ServiceStatus, found app.Found, alerts map[string][]provider.Raised) {
+	for name, raised := range alerts {
+		for _, r := range raised {
+			s.Figures["alerts"]++
+			s.Problems["alert "+string(r.Alert)+" of provider "+name] = r.Reason
+		}
+	}
 	s.Figures["zombies_destroyed"], s.Figures["ghosts_confirmed"] = found.Zombies, found.Ghosts
 	c := f.now.Load()
 	if c == nil {

@@ -89,9 +89,15 @@ func Run(ctx context.Context, cfg Config, env platform.Env) error {
 	if c.RPC != nil {
 		provisionerv1.RegisterProviderServiceServer(c.RPC.GRPC(), &rpc.Server{Providers: providers, Meta: c.Meta})
 	}
+	if err := observe(c.Tel, engine); err != nil {
+		c.Close()
+		return err
+	}
 	follow := &follower{chassis: c}
 	engine.Follow = follow.run
-	c.OnStatus(func(_ context.Context, s *platformv1.ServiceStatus) { follow.status(s, engine.Found()) })
+	c.OnStatus(func(_ context.Context, s *platformv1.ServiceStatus) {
+		follow.status(s, engine.Found(), engine.Alerts())
+	})
 	return c.Run(ctx, c.Exclusive("workers", engine.Run))
 }
 

@@ -110,6 +110,8 @@ var Entries = []Entry{
 	of[provider.Updated]("ProviderUpdated", list(Provider), Notice, list(Provisioner), list(Dispatcher, Provisioner, TimeoutMonitor), "a provider's settings have changed"),
 	of[provider.Removed]("ProviderRemoved", list(Provider), Transition, list(Provisioner), list(Scheduler, Dispatcher, Provisioner, TimeoutMonitor), "a provider makes no more workers"),
 	of[provider.HealthChanged]("ProviderHealthChanged", list(Provider), Notice, list(Provisioner), list(Dispatcher), "a provider became healthy or unhealthy"),
+	of[provider.AlertRaised]("ProviderAlertRaised", list(Provider), Notice, list(Provisioner), nil, "somebody should look at a provider"),
+	of[provider.AlertCleared]("ProviderAlertCleared", list(Provider), Notice, list(Provisioner), nil, "the cause of a provider's alert is gone"),
 	of[provider.OrphanDetected]("OrphanResourceDetected", list(Provider), Notice, list(Provisioner), nil, "a resource has no live worker, seen twice; it is destroyed"),
 	of[provider.OrphanDestroyed]("OrphanResourceDestroyed", list(Provider), Notice, list(Provisioner), nil, "nothing of the orphan is left"),
 

@@ -6,6 +6,7 @@ package provider
 import (
 	"encoding/json"
 	"regexp"
+	"slices"
 	"time"
 
 	"hodei.dev/libs/domain/fault"
@@ -156,6 +157,8 @@ type Provider struct {
 	Capabilities Capabilities
 	Health       Health
 	HealthReason string
+	// Alerts are those that stand, the oldest first.
+	Alerts       []Raised
 	RegisteredAt time.Time
 	ChangedAt    time.Time
 }
@@ -178,6 +181,10 @@ func (p Provider) Evolve(e Event, at At) Provider {
 		p.State = StateRemoved
 	case HealthChanged:
 		p.Health, p.HealthReason = e.To, e.Reason
+	case AlertRaised:
+		p.Alerts = append(slices.Clone(p.Alerts), Raised{Alert: e.Alert, Reason: e.Reason, Since: at.Time})
+	case AlertCleared:
+		p.Alerts = slices.DeleteFunc(slices.Clone(p.Alerts), func(r Raised) bool { return r.Alert == e.Alert })
 	}
 	return p
 }
@@ -237,12 +244,12 @@ func (p Provider) Register(s Spec, c Capabilities, by string) ([]Event, error) {
 	return []Event{Updated{Spec: s, Capabilities: c, By: by}}, nil
 }
 
-// Remove decides that the provider makes no more workers.
+// Remove decides that the provider makes no more workers; its alerts are cleared.
 func (p Provider) Remove(by string) ([]Event, error) {
 	if err := Transitions.Check(p.ID, p.State, StateRemoved); err != nil {
 		return nil, err
 	}
-	return []Event{Removed{By: by}}, nil
+	return append([]Event{Removed{By: by}}, p.silence()...), nil
 }
 
 // Observe decides whether a look at the provider's health is news.

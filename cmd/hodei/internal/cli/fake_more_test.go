@@ -72,7 +72,9 @@ func (w *world) aProvider() *provisionerv1.Provider {
 	return &provisionerv1.Provider{
 		Id: "p-1", Name: "local", Kind: "process", State: "ENABLED", Health: "HEALTHY", Workers: 2, WorkersIdle: 1, WorkersBusy: 1,
 		CpuLimits: "enforced", MemoryLimits: "reserved only", ReservedCpuMillis: 500, ReservedMemoryBytes: 1 << 28, Isolation: "cgroup v2",
-		Spec: &provisionerv1.ProviderSpec{Name: "local", Kind: "process", MaxWorkers: 4, CpuMillis: 2000, MemoryBytes: 8 << 30, Labels: map[string]string{"zone": "eu", "gpu": ""}},
+		Spec:    &provisionerv1.ProviderSpec{Name: "local", Kind: "process", MaxWorkers: 4, CpuMillis: 2000, MemoryBytes: 8 << 30, Labels: map[string]string{"zone": "eu", "gpu": ""}},
+		Alerts:  []*provisionerv1.ProviderAlert{{Alert: "CIRCUIT_OPEN", Reason: "no disk", Since: ago(time.Hour)}},
+		Circuit: &provisionerv1.ProviderCircuit{State: "HALF_OPEN", Reason: "no disk", OpenedAt: ago(time.Hour), Openings: 2, Probe: "w-7"},
 	}
 }
 

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -36,7 +37,7 @@ func (a *app) providerListCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			l := a.newList("NAME", "KIND", "STATE", "HEALTH", "WORKERS", "IDLE", "BUSY", "CPU", "MEMORY", "ID")
+			l := a.newList("NAME", "KIND", "STATE", "HEALTH", "ALERTS", "WORKERS", "IDLE", "BUSY", "CPU", "MEMORY", "ID")
 			for _, p := range resp.GetProviders() {
 				if err := l.add(p, func() []string { return providerRow(p) }); err != nil {
 					return err
@@ -51,10 +52,22 @@ func (a *app) providerListCommand() *cobra.Command {
 
 func providerRow(p *provisionerv1.Provider) []string {
 	return []string{
-		p.GetName(), p.GetKind(), p.GetState(), p.GetHealth(),
+		p.GetName(), p.GetKind(), p.GetState(), p.GetHealth(), alerts(p),
 		fmt.Sprintf("%d/%d", p.GetWorkers(), p.GetSpec().GetMaxWorkers()), fmt.Sprint(p.GetWorkersIdle()), fmt.Sprint(p.GetWorkersBusy()),
 		cpuOf(p), memoryOf(p), p.GetId(),
 	}
+}
+
+// alerts are what somebody should look at, "-" where there is nothing.
+func alerts(p *provisionerv1.Provider) string {
+	var out []string
+	for _, al := range p.GetAlerts() {
+		out = append(out, al.GetAlert())
+	}
+	if len(out) == 0 {
+		return "-"
+	}
+	return strings.Join(out, ",")
 }
 
 func cpuOf(p *provisionerv1.Provider) string {
@@ -98,6 +111,15 @@ func (a *app) provider(p *provisionerv1.Provider) error {
 	s.Add("state", "%s", p.GetState())
 	s.Add("health", "%s", p.GetHealth())
 	s.Add("why", "%s", p.GetHealthReason())
+	for _, al := range p.GetAlerts() {
+		s.Add("alert", "%s since %s: %s", al.GetAlert(), since(now, al.GetSince()), al.GetReason())
+	}
+	if c := p.GetCircuit(); c != nil {
+		s.Add("circuit", "%s since %s: %s", c.GetState(), since(now, c.GetOpenedAt()), c.GetReason())
+		if c.GetProbe() != "" {
+			s.Add("probe", "worker %s", c.GetProbe())
+		}
+	}
 	s.Add("workers", "%d of %d: %d idle, %d busy", p.GetWorkers(), spec.GetMaxWorkers(), p.GetWorkersIdle(), p.GetWorkersBusy())
 	s.Add("min idle", "%d", spec.GetMinIdle())
 	jobs := "unlimited"

@@ -182,8 +182,12 @@ type Provider struct {
 	RegisteredAt        *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=registered_at,json=registeredAt,proto3" json:"registered_at,omitempty"`
 	ChangedAt           *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=changed_at,json=changedAt,proto3" json:"changed_at,omitempty"`
 	Version             int64                  `protobuf:"varint,18,opt,name=version,proto3" json:"version,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// What somebody should look at, the oldest first.
+	Alerts []*ProviderAlert `protobuf:"bytes,19,rep,name=alerts,proto3" json:"alerts,omitempty"`
+	// Absent where it is closed.
+	Circuit       *ProviderCircuit `protobuf:"bytes,20,opt,name=circuit,proto3" json:"circuit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Provider) Reset() {
@@ -342,6 +346,172 @@ func (x *Provider) GetVersion() int64 {
 	return 0
 }
 
+func (x *Provider) GetAlerts() []*ProviderAlert {
+	if x != nil {
+		return x.Alerts
+	}
+	return nil
+}
+
+func (x *Provider) GetCircuit() *ProviderCircuit {
+	if x != nil {
+		return x.Circuit
+	}
+	return nil
+}
+
+// ProviderAlert is an alert that stands.
+type ProviderAlert struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UNHEALTHY, CIRCUIT_OPEN or WORKERS_NOT_DESTROYED.
+	Alert         string                 `protobuf:"bytes,1,opt,name=alert,proto3" json:"alert,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProviderAlert) Reset() {
+	*x = ProviderAlert{}
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProviderAlert) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProviderAlert) ProtoMessage() {}
+
+func (x *ProviderAlert) ProtoReflect() protoreflect.Message {
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProviderAlert.ProtoReflect.Descriptor instead.
+func (*ProviderAlert) Descriptor() ([]byte, []int) {
+	return file_hodei_provisioner_v1_provider_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ProviderAlert) GetAlert() string {
+	if x != nil {
+		return x.Alert
+	}
+	return ""
+}
+
+func (x *ProviderAlert) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ProviderAlert) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+// ProviderCircuit keeps jobs away from a provider that fails to make workers.
+type ProviderCircuit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// OPEN or HALF_OPEN.
+	State string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	// Why it opened.
+	Reason   string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	OpenedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=opened_at,json=openedAt,proto3" json:"opened_at,omitempty"`
+	// How often it has opened since it was closed: one more than the probes that failed.
+	Openings int32 `protobuf:"varint,4,opt,name=openings,proto3" json:"openings,omitempty"`
+	// When it may be probed, if a job wants that; absent while it is half-open.
+	RetryAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=retry_at,json=retryAt,proto3" json:"retry_at,omitempty"`
+	// The worker that is the probe, while it is half-open.
+	Probe         string `protobuf:"bytes,6,opt,name=probe,proto3" json:"probe,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProviderCircuit) Reset() {
+	*x = ProviderCircuit{}
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProviderCircuit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProviderCircuit) ProtoMessage() {}
+
+func (x *ProviderCircuit) ProtoReflect() protoreflect.Message {
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProviderCircuit.ProtoReflect.Descriptor instead.
+func (*ProviderCircuit) Descriptor() ([]byte, []int) {
+	return file_hodei_provisioner_v1_provider_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ProviderCircuit) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *ProviderCircuit) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ProviderCircuit) GetOpenedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OpenedAt
+	}
+	return nil
+}
+
+func (x *ProviderCircuit) GetOpenings() int32 {
+	if x != nil {
+		return x.Openings
+	}
+	return 0
+}
+
+func (x *ProviderCircuit) GetRetryAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RetryAt
+	}
+	return nil
+}
+
+func (x *ProviderCircuit) GetProbe() string {
+	if x != nil {
+		return x.Probe
+	}
+	return ""
+}
+
 type RegisterProviderRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Spec          *ProviderSpec          `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
@@ -351,7 +521,7 @@ type RegisterProviderRequest struct {
 
 func (x *RegisterProviderRequest) Reset() {
 	*x = RegisterProviderRequest{}
-	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[2]
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -363,7 +533,7 @@ func (x *RegisterProviderRequest) String() string {
 func (*RegisterProviderRequest) ProtoMessage() {}
 
 func (x *RegisterProviderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[2]
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -376,7 +546,7 @@ func (x *RegisterProviderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterProviderRequest.ProtoReflect.Descriptor instead.
 func (*RegisterProviderRequest) Descriptor() ([]byte, []int) {
-	return file_hodei_provisioner_v1_provider_proto_rawDescGZIP(), []int{2}
+	return file_hodei_provisioner_v1_provider_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RegisterProviderRequest) GetSpec() *ProviderSpec {
@@ -395,7 +565,7 @@ type RegisterProviderResponse struct {
 
 func (x *RegisterProviderResponse) Reset() {
 	*x = RegisterProviderResponse{}
-	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[3]
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -407,7 +577,7 @@ func (x *RegisterProviderResponse) String() string {
 func (*RegisterProviderResponse) ProtoMessage() {}
 
 func (x *RegisterProviderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[3]
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -420,7 +590,7 @@ func (x *RegisterProviderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterProviderResponse.ProtoReflect.Descriptor instead.
 func (*RegisterProviderResponse) Descriptor() ([]byte, []int) {
-	return file_hodei_provisioner_v1_provider_proto_rawDescGZIP(), []int{3}
+	return file_hodei_provisioner_v1_provider_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RegisterProviderResponse) GetProvider() *Provider {
@@ -439,7 +609,7 @@ type ListProvidersRequest struct {
 
 func (x *ListProvidersRequest) Reset() {
 	*x = ListProvidersRequest{}
-	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[4]
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -451,7 +621,7 @@ func (x *ListProvidersRequest) String() string {
 func (*ListProvidersRequest) ProtoMessage() {}
 
 func (x *ListProvidersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[4]
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -464,7 +634,7 @@ func (x *ListProvidersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProvidersRequest.ProtoReflect.Descriptor instead.
 func (*ListProvidersRequest) Descriptor() ([]byte, []int) {
-	return file_hodei_provisioner_v1_provider_proto_rawDescGZIP(), []int{4}
+	return file_hodei_provisioner_v1_provider_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListProvidersRequest) GetIncludeRemoved() bool {
@@ -483,7 +653,7 @@ type ListProvidersResponse struct {
 
 func (x *ListProvidersResponse) Reset() {
 	*x = ListProvidersResponse{}
-	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[5]
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -495,7 +665,7 @@ func (x *ListProvidersResponse) String() string {
 func (*ListProvidersResponse) ProtoMessage() {}
 
 func (x *ListProvidersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[5]
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -508,7 +678,7 @@ func (x *ListProvidersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProvidersResponse.ProtoReflect.Descriptor instead.
 func (*ListProvidersResponse) Descriptor() ([]byte, []int) {
-	return file_hodei_provisioner_v1_provider_proto_rawDescGZIP(), []int{5}
+	return file_hodei_provisioner_v1_provider_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListProvidersResponse) GetProviders() []*Provider {
@@ -527,7 +697,7 @@ type GetProviderRequest struct {
 
 func (x *GetProviderRequest) Reset() {
 	*x = GetProviderRequest{}
-	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[6]
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -539,7 +709,7 @@ func (x *GetProviderRequest) String() string {
 func (*GetProviderRequest) ProtoMessage() {}
 
 func (x *GetProviderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[6]
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -552,7 +722,7 @@ func (x *GetProviderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetProviderRequest.ProtoReflect.Descriptor instead.
 func (*GetProviderRequest) Descriptor() ([]byte, []int) {
-	return file_hodei_provisioner_v1_provider_proto_rawDescGZIP(), []int{6}
+	return file_hodei_provisioner_v1_provider_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetProviderRequest) GetProvider() string {
@@ -571,7 +741,7 @@ type GetProviderResponse struct {
 
 func (x *GetProviderResponse) Reset() {
 	*x = GetProviderResponse{}
-	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[7]
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -583,7 +753,7 @@ func (x *GetProviderResponse) String() string {
 func (*GetProviderResponse) ProtoMessage() {}
 
 func (x *GetProviderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[7]
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -596,7 +766,7 @@ func (x *GetProviderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetProviderResponse.ProtoReflect.Descriptor instead.
 func (*GetProviderResponse) Descriptor() ([]byte, []int) {
-	return file_hodei_provisioner_v1_provider_proto_rawDescGZIP(), []int{7}
+	return file_hodei_provisioner_v1_provider_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetProviderResponse) GetProvider() *Provider {
@@ -615,7 +785,7 @@ type RemoveProviderRequest struct {
 
 func (x *RemoveProviderRequest) Reset() {
 	*x = RemoveProviderRequest{}
-	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[8]
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -627,7 +797,7 @@ func (x *RemoveProviderRequest) String() string {
 func (*RemoveProviderRequest) ProtoMessage() {}
 
 func (x *RemoveProviderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[8]
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -640,7 +810,7 @@ func (x *RemoveProviderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveProviderRequest.ProtoReflect.Descriptor instead.
 func (*RemoveProviderRequest) Descriptor() ([]byte, []int) {
-	return file_hodei_provisioner_v1_provider_proto_rawDescGZIP(), []int{8}
+	return file_hodei_provisioner_v1_provider_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RemoveProviderRequest) GetProvider() string {
@@ -659,7 +829,7 @@ type RemoveProviderResponse struct {
 
 func (x *RemoveProviderResponse) Reset() {
 	*x = RemoveProviderResponse{}
-	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[9]
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -671,7 +841,7 @@ func (x *RemoveProviderResponse) String() string {
 func (*RemoveProviderResponse) ProtoMessage() {}
 
 func (x *RemoveProviderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[9]
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -684,7 +854,7 @@ func (x *RemoveProviderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveProviderResponse.ProtoReflect.Descriptor instead.
 func (*RemoveProviderResponse) Descriptor() ([]byte, []int) {
-	return file_hodei_provisioner_v1_provider_proto_rawDescGZIP(), []int{9}
+	return file_hodei_provisioner_v1_provider_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RemoveProviderResponse) GetProvider() *Provider {
@@ -705,7 +875,7 @@ type IssueWorkerTokenRequest struct {
 
 func (x *IssueWorkerTokenRequest) Reset() {
 	*x = IssueWorkerTokenRequest{}
-	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[10]
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +887,7 @@ func (x *IssueWorkerTokenRequest) String() string {
 func (*IssueWorkerTokenRequest) ProtoMessage() {}
 
 func (x *IssueWorkerTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[10]
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +900,7 @@ func (x *IssueWorkerTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueWorkerTokenRequest.ProtoReflect.Descriptor instead.
 func (*IssueWorkerTokenRequest) Descriptor() ([]byte, []int) {
-	return file_hodei_provisioner_v1_provider_proto_rawDescGZIP(), []int{10}
+	return file_hodei_provisioner_v1_provider_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *IssueWorkerTokenRequest) GetProvider() string {
@@ -760,7 +930,7 @@ type IssueWorkerTokenResponse struct {
 
 func (x *IssueWorkerTokenResponse) Reset() {
 	*x = IssueWorkerTokenResponse{}
-	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[11]
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -772,7 +942,7 @@ func (x *IssueWorkerTokenResponse) String() string {
 func (*IssueWorkerTokenResponse) ProtoMessage() {}
 
 func (x *IssueWorkerTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[11]
+	mi := &file_hodei_provisioner_v1_provider_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -785,7 +955,7 @@ func (x *IssueWorkerTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueWorkerTokenResponse.ProtoReflect.Descriptor instead.
 func (*IssueWorkerTokenResponse) Descriptor() ([]byte, []int) {
-	return file_hodei_provisioner_v1_provider_proto_rawDescGZIP(), []int{11}
+	return file_hodei_provisioner_v1_provider_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *IssueWorkerTokenResponse) GetWorkerId() string {
@@ -839,7 +1009,7 @@ const file_hodei_provisioner_v1_provider_proto_rawDesc = "" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x12\n" +
-	"\x10_jobs_per_worker\"\x89\x05\n" +
+	"\x10_jobs_per_worker\"\x87\x06\n" +
 	"\bProvider\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -861,7 +1031,20 @@ const file_hodei_provisioner_v1_provider_proto_rawDesc = "" +
 	"\rregistered_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\fregisteredAt\x129\n" +
 	"\n" +
 	"changed_at\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\tchangedAt\x12\x18\n" +
-	"\aversion\x18\x12 \x01(\x03R\aversion\"Q\n" +
+	"\aversion\x18\x12 \x01(\x03R\aversion\x12;\n" +
+	"\x06alerts\x18\x13 \x03(\v2#.hodei.provisioner.v1.ProviderAlertR\x06alerts\x12?\n" +
+	"\acircuit\x18\x14 \x01(\v2%.hodei.provisioner.v1.ProviderCircuitR\acircuit\"o\n" +
+	"\rProviderAlert\x12\x14\n" +
+	"\x05alert\x18\x01 \x01(\tR\x05alert\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xe1\x01\n" +
+	"\x0fProviderCircuit\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x127\n" +
+	"\topened_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bopenedAt\x12\x1a\n" +
+	"\bopenings\x18\x04 \x01(\x05R\bopenings\x125\n" +
+	"\bretry_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aretryAt\x12\x14\n" +
+	"\x05probe\x18\x06 \x01(\tR\x05probe\"Q\n" +
 	"\x17RegisterProviderRequest\x126\n" +
 	"\x04spec\x18\x01 \x01(\v2\".hodei.provisioner.v1.ProviderSpecR\x04spec\"V\n" +
 	"\x18RegisterProviderResponse\x12:\n" +
@@ -906,49 +1089,56 @@ func file_hodei_provisioner_v1_provider_proto_rawDescGZIP() []byte {
 	return file_hodei_provisioner_v1_provider_proto_rawDescData
 }
 
-var file_hodei_provisioner_v1_provider_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_hodei_provisioner_v1_provider_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_hodei_provisioner_v1_provider_proto_goTypes = []any{
 	(*ProviderSpec)(nil),             // 0: hodei.provisioner.v1.ProviderSpec
 	(*Provider)(nil),                 // 1: hodei.provisioner.v1.Provider
-	(*RegisterProviderRequest)(nil),  // 2: hodei.provisioner.v1.RegisterProviderRequest
-	(*RegisterProviderResponse)(nil), // 3: hodei.provisioner.v1.RegisterProviderResponse
-	(*ListProvidersRequest)(nil),     // 4: hodei.provisioner.v1.ListProvidersRequest
-	(*ListProvidersResponse)(nil),    // 5: hodei.provisioner.v1.ListProvidersResponse
-	(*GetProviderRequest)(nil),       // 6: hodei.provisioner.v1.GetProviderRequest
-	(*GetProviderResponse)(nil),      // 7: hodei.provisioner.v1.GetProviderResponse
-	(*RemoveProviderRequest)(nil),    // 8: hodei.provisioner.v1.RemoveProviderRequest
-	(*RemoveProviderResponse)(nil),   // 9: hodei.provisioner.v1.RemoveProviderResponse
-	(*IssueWorkerTokenRequest)(nil),  // 10: hodei.provisioner.v1.IssueWorkerTokenRequest
-	(*IssueWorkerTokenResponse)(nil), // 11: hodei.provisioner.v1.IssueWorkerTokenResponse
-	nil,                              // 12: hodei.provisioner.v1.ProviderSpec.LabelsEntry
-	(*timestamppb.Timestamp)(nil),    // 13: google.protobuf.Timestamp
+	(*ProviderAlert)(nil),            // 2: hodei.provisioner.v1.ProviderAlert
+	(*ProviderCircuit)(nil),          // 3: hodei.provisioner.v1.ProviderCircuit
+	(*RegisterProviderRequest)(nil),  // 4: hodei.provisioner.v1.RegisterProviderRequest
+	(*RegisterProviderResponse)(nil), // 5: hodei.provisioner.v1.RegisterProviderResponse
+	(*ListProvidersRequest)(nil),     // 6: hodei.provisioner.v1.ListProvidersRequest
+	(*ListProvidersResponse)(nil),    // 7: hodei.provisioner.v1.ListProvidersResponse
+	(*GetProviderRequest)(nil),       // 8: hodei.provisioner.v1.GetProviderRequest
+	(*GetProviderResponse)(nil),      // 9: hodei.provisioner.v1.GetProviderResponse
+	(*RemoveProviderRequest)(nil),    // 10: hodei.provisioner.v1.RemoveProviderRequest
+	(*RemoveProviderResponse)(nil),   // 11: hodei.provisioner.v1.RemoveProviderResponse
+	(*IssueWorkerTokenRequest)(nil),  // 12: hodei.provisioner.v1.IssueWorkerTokenRequest
+	(*IssueWorkerTokenResponse)(nil), // 13: hodei.provisioner.v1.IssueWorkerTokenResponse
+	nil,                              // 14: hodei.provisioner.v1.ProviderSpec.LabelsEntry
+	(*timestamppb.Timestamp)(nil),    // 15: google.protobuf.Timestamp
 }
 var file_hodei_provisioner_v1_provider_proto_depIdxs = []int32{
-	12, // 0: hodei.provisioner.v1.ProviderSpec.labels:type_name -> hodei.provisioner.v1.ProviderSpec.LabelsEntry
+	14, // 0: hodei.provisioner.v1.ProviderSpec.labels:type_name -> hodei.provisioner.v1.ProviderSpec.LabelsEntry
 	0,  // 1: hodei.provisioner.v1.Provider.spec:type_name -> hodei.provisioner.v1.ProviderSpec
-	13, // 2: hodei.provisioner.v1.Provider.registered_at:type_name -> google.protobuf.Timestamp
-	13, // 3: hodei.provisioner.v1.Provider.changed_at:type_name -> google.protobuf.Timestamp
-	0,  // 4: hodei.provisioner.v1.RegisterProviderRequest.spec:type_name -> hodei.provisioner.v1.ProviderSpec
-	1,  // 5: hodei.provisioner.v1.RegisterProviderResponse.provider:type_name -> hodei.provisioner.v1.Provider
-	1,  // 6: hodei.provisioner.v1.ListProvidersResponse.providers:type_name -> hodei.provisioner.v1.Provider
-	1,  // 7: hodei.provisioner.v1.GetProviderResponse.provider:type_name -> hodei.provisioner.v1.Provider
-	1,  // 8: hodei.provisioner.v1.RemoveProviderResponse.provider:type_name -> hodei.provisioner.v1.Provider
-	13, // 9: hodei.provisioner.v1.IssueWorkerTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	2,  // 10: hodei.provisioner.v1.ProviderService.RegisterProvider:input_type -> hodei.provisioner.v1.RegisterProviderRequest
-	4,  // 11: hodei.provisioner.v1.ProviderService.ListProviders:input_type -> hodei.provisioner.v1.ListProvidersRequest
-	6,  // 12: hodei.provisioner.v1.ProviderService.GetProvider:input_type -> hodei.provisioner.v1.GetProviderRequest
-	8,  // 13: hodei.provisioner.v1.ProviderService.RemoveProvider:input_type -> hodei.provisioner.v1.RemoveProviderRequest
-	10, // 14: hodei.provisioner.v1.ProviderService.IssueWorkerToken:input_type -> hodei.provisioner.v1.IssueWorkerTokenRequest
-	3,  // 15: hodei.provisioner.v1.ProviderService.RegisterProvider:output_type -> hodei.provisioner.v1.RegisterProviderResponse
-	5,  // 16: hodei.provisioner.v1.ProviderService.ListProviders:output_type -> hodei.provisioner.v1.ListProvidersResponse
-	7,  // 17: hodei.provisioner.v1.ProviderService.GetProvider:output_type -> hodei.provisioner.v1.GetProviderResponse
-	9,  // 18: hodei.provisioner.v1.ProviderService.RemoveProvider:output_type -> hodei.provisioner.v1.RemoveProviderResponse
-	11, // 19: hodei.provisioner.v1.ProviderService.IssueWorkerToken:output_type -> hodei.provisioner.v1.IssueWorkerTokenResponse
-	15, // [15:20] is the sub-list for method output_type
-	10, // [10:15] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	15, // 2: hodei.provisioner.v1.Provider.registered_at:type_name -> google.protobuf.Timestamp
+	15, // 3: hodei.provisioner.v1.Provider.changed_at:type_name -> google.protobuf.Timestamp
+	2,  // 4: hodei.provisioner.v1.Provider.alerts:type_name -> hodei.provisioner.v1.ProviderAlert
+	3,  // 5: hodei.provisioner.v1.Provider.circuit:type_name -> hodei.provisioner.v1.ProviderCircuit
+	15, // 6: hodei.provisioner.v1.ProviderAlert.since:type_name -> google.protobuf.Timestamp
+	15, // 7: hodei.provisioner.v1.ProviderCircuit.opened_at:type_name -> google.protobuf.Timestamp
+	15, // 8: hodei.provisioner.v1.ProviderCircuit.retry_at:type_name -> google.protobuf.Timestamp
+	0,  // 9: hodei.provisioner.v1.RegisterProviderRequest.spec:type_name -> hodei.provisioner.v1.ProviderSpec
+	1,  // 10: hodei.provisioner.v1.RegisterProviderResponse.provider:type_name -> hodei.provisioner.v1.Provider
+	1,  // 11: hodei.provisioner.v1.ListProvidersResponse.providers:type_name -> hodei.provisioner.v1.Provider
+	1,  // 12: hodei.provisioner.v1.GetProviderResponse.provider:type_name -> hodei.provisioner.v1.Provider
+	1,  // 13: hodei.provisioner.v1.RemoveProviderResponse.provider:type_name -> hodei.provisioner.v1.Provider
+	15, // 14: hodei.provisioner.v1.IssueWorkerTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	4,  // 15: hodei.provisioner.v1.ProviderService.RegisterProvider:input_type -> hodei.provisioner.v1.RegisterProviderRequest
+	6,  // 16: hodei.provisioner.v1.ProviderService.ListProviders:input_type -> hodei.provisioner.v1.ListProvidersRequest
+	8,  // 17: hodei.provisioner.v1.ProviderService.GetProvider:input_type -> hodei.provisioner.v1.GetProviderRequest
+	10, // 18: hodei.provisioner.v1.ProviderService.RemoveProvider:input_type -> hodei.provisioner.v1.RemoveProviderRequest
+	12, // 19: hodei.provisioner.v1.ProviderService.IssueWorkerToken:input_type -> hodei.provisioner.v1.IssueWorkerTokenRequest
+	5,  // 20: hodei.provisioner.v1.ProviderService.RegisterProvider:output_type -> hodei.provisioner.v1.RegisterProviderResponse
+	7,  // 21: hodei.provisioner.v1.ProviderService.ListProviders:output_type -> hodei.provisioner.v1.ListProvidersResponse
+	9,  // 22: hodei.provisioner.v1.ProviderService.GetProvider:output_type -> hodei.provisioner.v1.GetProviderResponse
+	11, // 23: hodei.provisioner.v1.ProviderService.RemoveProvider:output_type -> hodei.provisioner.v1.RemoveProviderResponse
+	13, // 24: hodei.provisioner.v1.ProviderService.IssueWorkerToken:output_type -> hodei.provisioner.v1.IssueWorkerTokenResponse
+	20, // [20:25] is the sub-list for method output_type
+	15, // [15:20] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_hodei_provisioner_v1_provider_proto_init() }
@@ -963,7 +1153,7 @@ func file_hodei_provisioner_v1_provider_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hodei_provisioner_v1_provider_proto_rawDesc), len(file_hodei_provisioner_v1_provider_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

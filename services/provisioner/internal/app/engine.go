@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"hodei.dev/libs/domain/circuit"
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/domain/provider"
 	"hodei.dev/libs/domain/worker"
@@ -46,6 +47,8 @@ type Engine struct {
 	SweepEvery time.Duration
 	// HealthEvery is how often the providers' health is looked at. Default 30 s.
 	HealthEvery time.Duration
+	// AlertAfter is how long a worker cannot be destroyed before that is an alert. Default 1 min.
+	AlertAfter time.Duration
 	// Now is the clock.
 	Now func() time.Time
 	// NewID makes ids of workers and correlations.
@@ -58,7 +61,7 @@ type Engine struct {
 	ctx       context.Context // of Run: what tasks end with
 	tasks     map[string]*task
 	removedBy map[string]string           // provider id -> who removed it
-	trouble   map[string]map[string]error // provider id -> worker id -> why it cannot be ended
+	trouble   map[string]map[string]stuck // provider id -> worker id -> why it cannot be ended
 	orphans   map[string]orphan           // worker id -> the resource that is being destroyed
 	found     Found
 	running   sync.WaitGroup // the tasks
@@ -127,7 +130,7 @@ func (e *Engine) start(ctx context.Context, m *model) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.model, e.ctx = m, ctx
-	e.tasks, e.removedBy, e.trouble = map[string]*task{}, map[string]string{}, map[string]map[string]error{}
+	e.tasks, e.removedBy, e.trouble = map[string]*task{}, map[string]string{}, map[string]map[string]stuck{}
 	e.orphans = map[string]orphan{}
 	e.pool, e.health = make(chan struct{}, 1), make(chan struct{}, 1)
 	e.warm = newWarmth(m.allWorkers())
@@ -187,7 +190,7 @@ func (e *Engine) handle(ctx context.Context, events []event.Event) error {
 			if f.Clean {
 				e.poke(ev.Stream.ID, true)
 			}
-		case provider.Registered, provider.Updated:
+		case provider.Registered, provider.Updated, circuit.Event:
 			wake(e.health)
 		case provider.Removed:
 			e.removed(ev.Stream.ID, f.By)

@@ -3,6 +3,7 @@ package app_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"sync"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"hodei.dev/libs/domain/circuit"
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/domain/provider"
 	"hodei.dev/libs/domain/worker"
@@ -218,6 +220,93 @@ func TestDestroyIsTriedForEverAndMakesUnhealthy(t *testing.T) {
 		h := f.healths()
 		return len(h) == 2 && h[0] == provider.Unhealthy && h[1] == provider.Healthy
 	})
+}
+
+// alerts waits until exactly these stand, in the log and in what operators see.
+func (f *fixture) alerts(want ...provider.Alert) app.View {
+	f.t.Helper()
+	var v app.View
+	eventingtest.Eventually(f.t, fmt.Sprintf("the alerts to be %v", want), func() bool {
+		var err error
+		if v, err = f.engine.Providers.Get(f.t.Context(), "unruly"); err != nil || len(v.Alerts) != len(want) {
+			return false
+		}
+		for i, a := range v.Alerts {
+			if a.Alert != want[i] || a.Reason == "" || a.Since.IsZero() {
+				return false
+			}
+		}
+		return true
+	})
+	return v
+}
+
+// TestAlerts: lost health, and a worker that cannot be destroyed for long, are raised
+// and cleared by themselves.
+func TestAlerts(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.stop()
+	f.engine.AlertAfter = time.Nanosecond
+	f.run()
+	id := f.request()
+	w := f.await(id, worker.StateConnecting)
+	f.kind.failDestroy.Store(1 << 30)
+	facts, err := w.Terminate(worker.CauseLost, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.append(w, facts)
+	f.alerts(provider.AlertUnhealthy, provider.AlertNotDestroyed)
+	f.kind.failDestroy.Store(0)
+	f.await(id, worker.StateTerminated)
+	f.alerts()
+}
+
+// TestCircuitAlert: an open circuit of a provider is an alert and part of what operators
+// see, also after a restart; a path's is none. It ends with the circuit.
+func TestCircuitAlert(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	g := circuit.Guarded{Kind: circuit.Provider, Subject: f.id, Name: "unruly"}
+	change := func(g circuit.Guarded, decide func(circuit.Circuit) ([]circuit.Event, error)) {
+		t.Helper()
+		c, err := aggregate.LoadCircuit(t.Context(), f.store, g.ID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		facts, err := decide(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		of, err := aggregate.CircuitChange(c, event.Meta{Source: "test", Actor: "service/test", CorrelationID: "c"}, facts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.store.Append(t.Context(), store.Append{Changes: []store.Change{of}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open := func(g circuit.Guarded) {
+		change(g, func(c circuit.Circuit) ([]circuit.Event, error) {
+			return c.Open(g, 3, "no disk", time.Now(), circuit.Policy{FirstPause: time.Minute, MostPause: time.Hour})
+		})
+	}
+	open(circuit.Guarded{Kind: circuit.Path, Subject: f.id, Name: "r1"})
+	open(g)
+	if v := f.alerts(provider.AlertCircuitOpen); v.Circuit.State != circuit.StateOpen || v.Circuit.Reason != "no disk" {
+		t.Errorf("circuit: %+v", v.Circuit)
+	}
+	f.stop()
+	if v := f.alerts(provider.AlertCircuitOpen); v.Circuit.State != circuit.StateOpen {
+		t.Errorf("circuit, from the log: %+v", v.Circuit)
+	}
+	f.run()
+	change(g, func(c circuit.Circuit) ([]circuit.Event, error) { return c.HalfOpen("w") })
+	change(g, func(c circuit.Circuit) ([]circuit.Event, error) { return c.Close("it works") })
+	if v := f.alerts(); !v.Circuit.State.Settled() {
+		t.Errorf("circuit: %+v", v.Circuit)
+	}
 }
 
 func TestCreateIsTriedAgain(t *testing.T) {

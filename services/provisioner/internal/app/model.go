@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"hodei.dev/libs/domain/catalogue"
+	"hodei.dev/libs/domain/circuit"
 	"hodei.dev/libs/domain/provider"
 	"hodei.dev/libs/domain/worker"
 	"hodei.dev/libs/eventing/event"
@@ -15,16 +16,17 @@ import (
 	"hodei.dev/libs/service/aggregate"
 )
 
-// model is the live workers and all providers in memory: a cache of the log, for
+// model is the live workers, all providers and their circuits in memory: a cache of the log, for
 // counting. Decisions about one aggregate are taken on a fresh read of it.
 type model struct {
 	mu        sync.Mutex // guards what follows
 	workers   map[string]worker.Worker
 	providers map[string]provider.Provider
+	circuits  map[string]circuit.Circuit // those of providers that are not closed, by their own id
 }
 
 func newModel() *model {
-	return &model{workers: map[string]worker.Worker{}, providers: map[string]provider.Provider{}}
+	return &model{workers: map[string]worker.Worker{}, providers: map[string]provider.Provider{}, circuits: map[string]circuit.Circuit{}}
 }
 
 // Types are the events that the engine is told.
@@ -33,7 +35,9 @@ func Types() []string { return catalogue.Consumed(catalogue.Provisioner) }
 // read fills a model from the log and returns the position that it stands for.
 func (m *model) read(ctx context.Context, log Log) (int64, error) {
 	position, err := log.Snapshot(ctx, store.SnapshotOptions{
-		StreamTypes: []string{catalogue.Worker, catalogue.Provider}, EventTypes: append(Types(), worker.Provisioned{}.EventType(), provider.HealthChanged{}.EventType()),
+		StreamTypes: []string{catalogue.Worker, catalogue.Provider, catalogue.Circuit},
+		EventTypes: append(Types(), worker.Provisioned{}.EventType(), provider.HealthChanged{}.EventType(),
+			provider.AlertRaised{}.EventType(), provider.AlertCleared{}.EventType()),
 	}, m.apply)
 	if err != nil {
 		return 0, fmt.Errorf("read the live workers and the providers: %w", err)
@@ -62,8 +66,24 @@ func (m *model) apply(e event.Event) error {
 			return err
 		}
 		m.providers[e.Stream.ID] = p
+	case catalogue.Circuit:
+		c, err := aggregate.EvolveCircuit(m.circuits[e.Stream.ID], e)
+		if err != nil {
+			return err
+		}
+		if c.Kind == circuit.Provider {
+			m.circuits[c.ID] = c
+		}
 	}
 	return nil
+}
+
+// circuitOf returns the circuit of a provider where it is not closed.
+func (m *model) circuitOf(providerID string) (c circuit.Circuit, open bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c = m.circuits[circuit.Guarded{Kind: circuit.Provider, Subject: providerID}.ID()]
+	return c, !c.State.Settled()
 }
 
 // worker puts a worker that was read from the log.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"hodei.dev/libs/domain/circuit"
 	"hodei.dev/libs/domain/deadline"
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/domain/job"
@@ -38,6 +39,8 @@ type Providers struct {
 // View is a provider with what it is used for now.
 type View struct {
 	provider.Provider
+	// Circuit guards the making of workers; the zero value where it is closed.
+	Circuit circuit.Circuit
 	// Workers are those that have not ended, Idle and Busy the parts of them that are
 	// READY and that hold a job.
 	Workers, Idle, Busy int
@@ -244,6 +247,9 @@ func (p *Providers) model(ctx context.Context) (*model, error) {
 // view counts what a provider is used for.
 func (p *Providers) view(ctx context.Context, m *model, of provider.Provider) (View, error) {
 	v := View{Provider: of}
+	if c, open := m.circuitOf(of.ID); open {
+		v.Circuit = c
+	}
 	for _, w := range m.workersOf(of.ID) {
 		v.Workers++
 		holds := w.JobID

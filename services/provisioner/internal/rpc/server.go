@@ -118,7 +118,7 @@ func specOf(in *provisionerv1.ProviderSpec) (provider.Spec, error) {
 func message(v app.View) *provisionerv1.Provider {
 	jobs := int32(v.Spec.JobsPerWorker)
 	enforced := map[bool]string{true: "enforced", false: "reserved only"}
-	return &provisionerv1.Provider{
+	out := &provisionerv1.Provider{
 		Id: v.ID, Name: v.Spec.Name, Kind: string(v.Spec.Kind), State: string(v.State), Health: string(v.Health), HealthReason: v.HealthReason,
 		Spec: &provisionerv1.ProviderSpec{
 			Name: v.Spec.Name, Kind: string(v.Spec.Kind), MinIdle: int32(v.Spec.MinIdle), MaxWorkers: int32(v.Spec.MaxWorkers),
@@ -131,4 +131,16 @@ func message(v app.View) *provisionerv1.Provider {
 		ReservedCpuMillis: v.Reserved.CPUMillis, ReservedMemoryBytes: v.Reserved.MemoryBytes,
 		RegisteredAt: timestamppb.New(v.RegisteredAt), ChangedAt: timestamppb.New(v.ChangedAt), Version: int64(v.Version),
 	}
+	for _, a := range v.Alerts {
+		out.Alerts = append(out.Alerts, &provisionerv1.ProviderAlert{Alert: string(a.Alert), Reason: a.Reason, Since: timestamppb.New(a.Since)})
+	}
+	if c := v.Circuit; !c.State.Settled() {
+		out.Circuit = &provisionerv1.ProviderCircuit{
+			State: string(c.State), Reason: c.Reason, OpenedAt: timestamppb.New(c.OpenedAt), Openings: int32(c.Openings), Probe: c.Probe,
+		}
+		if !c.RetryAt.IsZero() {
+			out.Circuit.RetryAt = timestamppb.New(c.RetryAt)
+		}
+	}
+	return out
 }

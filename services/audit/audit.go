@@ -33,7 +33,9 @@ func Service() process.Service[Config] {
 }
 
 func spec() chassis.Spec {
-	return chassis.Spec{Name: catalogue.Audit, Schema: postgres.Schema, Migrations: postgres.Migrations()}
+	return chassis.Spec{
+		Name: catalogue.Audit, Schema: postgres.Schema, Migrations: postgres.Migrations(), ServesWithoutNATS: true,
+	}
 }
 
 // Migrate brings the event log's schema and the audit's own up to date.

@@ -28,7 +28,9 @@ func Service() process.Service[Config] {
 }
 
 func spec() chassis.Spec {
-	return chassis.Spec{Name: catalogue.Scheduler, Schema: postgres.Schema, Migrations: postgres.Migrations()}
+	return chassis.Spec{
+		Name: catalogue.Scheduler, Schema: postgres.Schema, Migrations: postgres.Migrations(), ServesWithoutNATS: true,
+	}
 }
 
 // Migrate brings the event log's schema and the scheduler's own up to date.

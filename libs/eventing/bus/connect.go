@@ -104,6 +104,25 @@ func WaitConnected(ctx context.Context, nc *nats.Conn) error {
 	}
 }
 
+// WatchConnected calls report with nil while nc is connected and with ErrLost while it
+// is not, at once and with every change, until ctx ends.
+func WatchConnected(ctx context.Context, nc *nats.Conn, report func(err error)) error {
+	changed := nc.StatusChanged(nats.CONNECTED, nats.DISCONNECTED, nats.RECONNECTING, nats.CLOSED)
+	defer nc.RemoveStatusListener(changed)
+	for {
+		if nc.Status() == nats.CONNECTED {
+			report(nil)
+		} else {
+			report(ErrLost)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
 // ErrLost is the cause of a context that [CancelWhenLost] ended.
 var ErrLost = fault.New(fault.Unavailable, "lost the connection to NATS")
 

@@ -44,13 +44,14 @@ func (e *LostError) Is(target error) bool { return target == fault.Unavailable }
 
 // Exclusive runs fn while this process alone holds the name, and returns fn's
 // error. Until it gets it, it stands by, asks once a second, and survives a
-// Postgres that is away; onWait (may be nil) is called once where it has to wait.
+// Postgres that is away; onWait (may be nil) is told so: nil while another process
+// holds the name, else why Postgres cannot be asked; each as often as that changes.
 //
 // fn's context is cancelled as soon as the lock is lost or cannot be proven;
 // then fn must return before it has another side effect, and Exclusive returns a
 // *LostError: call it again to stand by. A process that was paused may notice
 // late, so correctness must rest on versions and sequences, not on this lock.
-func (s *Store) Exclusive(ctx context.Context, name string, onWait func(), fn func(ctx context.Context) error) error {
+func (s *Store) Exclusive(ctx context.Context, name string, onWait func(err error), fn func(ctx context.Context) error) error {
 	conn, err := s.acquire(ctx, name, onWait)
 	if err != nil {
 		return err
@@ -80,14 +81,15 @@ func (s *Store) Exclusive(ctx context.Context, name string, onWait func(), fn fu
 
 // acquire returns a connection that holds the lock. It polls: a session that
 // waited inside Postgres would hold back vacuum for as long.
-func (s *Store) acquire(ctx context.Context, name string, onWait func()) (*pgx.Conn, error) {
+func (s *Store) acquire(ctx context.Context, name string, onWait func(err error)) (*pgx.Conn, error) {
 	conf := s.conf.Copy()
 	conf.RuntimeParams["idle_session_timeout"] = fmt.Sprint(sessionTimeout.Milliseconds())
 	conf.RuntimeParams["application_name"] += " " + name
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
 	var conn *pgx.Conn
-	for waiting := false; ; waiting = true {
+	var said *string // what onWait was told last
+	for {
 		got, err := false, error(nil)
 		if conn == nil || conn.IsClosed() {
 			conn, err = pgx.ConnectConfig(ctx, conf)
@@ -98,8 +100,9 @@ func (s *Store) acquire(ctx context.Context, name string, onWait func()) (*pgx.C
 		if got {
 			return conn, nil
 		}
-		if !waiting && onWait != nil {
-			onWait()
+		if why := fmt.Sprint(err); onWait != nil && ctx.Err() == nil && (said == nil || *said != why) {
+			said = &why
+			onWait(err)
 		}
 		if err != nil && ctx.Err() == nil {
 			s.log.Warn("cannot ask for an exclusive role", "role", name, "error", err)

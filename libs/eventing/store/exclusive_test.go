@@ -32,7 +32,7 @@ func TestExclusiveLost(t *testing.T) {
 	}()
 	<-held
 	go func() {
-		second <- b.Exclusive(ctx, "role", func() { close(waits) }, func(context.Context) error { return nil })
+		second <- b.Exclusive(ctx, "role", func(error) { close(waits) }, func(context.Context) error { return nil })
 	}()
 	<-waits
 	execute(t, b, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'a role'")
@@ -68,7 +68,7 @@ func TestExclusivePaused(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	waited := false
-	if err := s.Exclusive(ctx, "role", func() { waited = true }, func(context.Context) error { return nil }); err != nil || !waited {
+	if err := s.Exclusive(ctx, "role", func(err error) { waited = err == nil }, func(context.Context) error { return nil }); err != nil || !waited {
 		t.Errorf("waited: %t, %v", waited, err)
 	}
 }

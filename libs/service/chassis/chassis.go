@@ -62,6 +62,9 @@ type Spec struct {
 	// Schema and Migrations are its own part of the database; both empty where it has none.
 	Schema     string
 	Migrations fs.FS
+	// ServesWithoutNATS: what it serves needs Postgres alone, so it stays ready while NATS
+	// is away.
+	ServesWithoutNATS bool
 }
 
 // Migrate brings the event log's schema and the service's own up to date. It
@@ -94,6 +97,7 @@ type Chassis struct {
 
 	grace    time.Duration
 	wired    func(err error)
+	reached  func(err error) // whether NATS is there; nil where that does not matter
 	version  string
 	started  time.Time
 	active   atomic.Bool
@@ -114,6 +118,9 @@ func Open(ctx context.Context, spec Spec, cfg Config, env process.Env) (*Chassis
 	// Held until Run: by then every part has registered its own check, so that
 	// readiness cannot flash in between.
 	c.wired = env.Health.Check("wiring")
+	if !spec.ServesWithoutNATS {
+		c.reached = env.Health.Check("nats")
+	}
 	nc, err := bus.Connect(bus.Config{URL: cfg.NATSURL, InProcess: cfg.InProcessNATS, Name: "hodei-" + spec.Name, Log: env.Log})
 	if err != nil {
 		return nil, err
@@ -197,15 +204,16 @@ func (c *Chassis) OnExamine(fn func(ctx context.Context, s *platformv1.ServiceSt
 
 // Exclusive makes a part of what only one replica of the service may do at a
 // time. It stands by, takes over, and begins again with backoff where run fails
-// or the role is lost; until run has begun for the first time, or while another
-// replica has the role, the part does not hold the service back from being ready.
+// or the role is lost; while another replica has the role, the part does not hold the
+// service back from being ready, but while nobody can tell, because Postgres is away,
+// it does.
 func (c *Chassis) Exclusive(name string, run func(ctx context.Context) error) lifecycle.Part {
 	report := c.Health.Check(name)
 	return lifecycle.Part{Name: name, Run: func(ctx context.Context) error {
 		wait := 50 * time.Millisecond
 		for {
 			began := time.Now()
-			err := c.Store.Exclusive(ctx, c.Name+"/"+name, func() { report(nil) }, func(ctx context.Context) error {
+			err := c.Store.Exclusive(ctx, c.Name+"/"+name, report, func(ctx context.Context) error {
 				c.active.Store(true)
 				defer c.active.Store(false)
 				report(nil)
@@ -235,6 +243,11 @@ func (c *Chassis) Exclusive(name string, run func(ctx context.Context) error) li
 func (c *Chassis) Run(ctx context.Context, parts ...lifecycle.Part) error {
 	defer c.close()
 	c.wired(nil)
+	if c.reached != nil {
+		parts = append([]lifecycle.Part{{Name: "nats", Run: func(ctx context.Context) error {
+			return bus.WatchConnected(ctx, c.NC, c.reached)
+		}}}, parts...)
+	}
 	if c.RPC != nil {
 		parts = append(parts, lifecycle.Part{Name: "grpc", Run: c.RPC.Run})
 	}

@@ -232,7 +232,7 @@ func testExclusive(t *testing.T, a, b Log) {
 		t.Error(err)
 	}
 	go func() {
-		results <- b.Exclusive(ctx, "role", func() { close(waits) }, func(context.Context) error {
+		results <- b.Exclusive(ctx, "role", func(error) { close(waits) }, func(context.Context) error {
 			defer inside.Add(-1)
 			if err := enter(); err != nil {
 				return err
@@ -259,7 +259,7 @@ func testExclusive(t *testing.T, a, b Log) {
 	}()
 	<-held
 	go func() {
-		results <- b.Exclusive(ending, "role", end, func(context.Context) error { return errors.New("got in") })
+		results <- b.Exclusive(ending, "role", func(error) { end() }, func(context.Context) error { return errors.New("got in") })
 	}()
 	for range 2 {
 		if err := <-results; !errors.Is(err, context.Canceled) {

@@ -27,7 +27,7 @@ type Log interface {
 	LookupKey(ctx context.Context, namespace, kind, value string) (store.Key, bool, error)
 	FindStreams(ctx context.Context, streamType, idPrefix string, limit int) ([]store.StreamRow, error)
 	Snapshot(ctx context.Context, o store.SnapshotOptions, fn func(event.Event) error) (int64, error)
-	Exclusive(ctx context.Context, name string, onWait func(), fn func(ctx context.Context) error) error
+	Exclusive(ctx context.Context, name string, onWait func(err error), fn func(ctx context.Context) error) error
 }
 
 // Open returns two doors, as of two processes, to one new and empty log.

@@ -117,5 +117,6 @@ func Run(ctx context.Context, cfg Config, env process.Env) error {
 		return err
 	}
 	c.OnStatus(a.status)
+	c.OnExamine(a.examine)
 	return c.Run(ctx, c.Exclusive("dispatch", a.run))
 }

@@ -153,6 +153,10 @@ func checkStreams(ctx context.Context, db *pgx.Conn, f *fold) error {
 			if w := f.workers[id]; string(w.State) != state || w.State.Terminal() != terminal {
 				f.r.add("streams: worker/%s is %s (terminal %v), its events say %s", id, state, terminal, w.State)
 			}
+		case catalogue.Circuit:
+			if c := f.circuits[id]; string(c.State) != state || c.State.Settled() != terminal {
+				f.r.add("streams: circuit/%s is %s (terminal %v), its events say %s", id, state, terminal, c.State)
+			}
 		}
 		return nil
 	})

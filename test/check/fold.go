@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"hodei.dev/libs/domain/catalogue"
+	"hodei.dev/libs/domain/circuit"
 	"hodei.dev/libs/domain/job"
 	"hodei.dev/libs/domain/transition"
 	"hodei.dev/libs/domain/worker"
@@ -18,13 +19,14 @@ type fold struct {
 	versions  map[string]int
 	jobs      map[string]job.Job
 	workers   map[string]worker.Worker
+	circuits  map[string]circuit.Circuit
 	terminals map[string]int
 }
 
 func newFold(r *Report) *fold {
 	return &fold{
 		r: r, ids: map[string]bool{}, versions: map[string]int{}, jobs: map[string]job.Job{}, workers: map[string]worker.Worker{},
-		terminals: map[string]int{},
+		circuits: map[string]circuit.Circuit{}, terminals: map[string]int{},
 	}
 }
 
@@ -103,6 +105,11 @@ func (f *fold) apply(e event.Event) {
 			f.r.add("%s is READY and holds job %s at position %d", e.Stream, after.JobID, e.Position)
 		}
 		f.workers[e.Stream.ID] = after
+	case circuit.Event:
+		before := f.circuits[e.Stream.ID]
+		after := before.Evolve(own, circuit.At{Version: e.StreamVersion, Time: e.Time})
+		step(f.r, circuit.Transitions, e, before.State, after.State)
+		f.circuits[e.Stream.ID] = after
 	}
 }
 

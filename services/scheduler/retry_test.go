@@ -121,3 +121,36 @@ func TestEveryAttemptKeepsItsEnd(t *testing.T) {
 		}
 	}
 }
+
+// TestARepeatedRetryIsTheSame: who lost the answer of a retry asks again under the same
+// id, and gets the first one.
+func TestARepeatedRetryIsTheSame(t *testing.T) {
+	w := newWorld(t)
+	old, other := w.queue(command("true")).GetId(), w.queue(command("true")).GetId()
+	w.cancel(old)
+	w.cancel(other)
+	in := &schedulerv1.RetryJobRequest{JobId: old, NewJobId: event.NewID()}
+	first, err := w.jobs.RetryJob(w.as(), in)
+	if err != nil || first.GetExisted() || first.GetJob().GetId() != in.GetNewJobId() {
+		t.Fatalf("%v, %v", first, err)
+	}
+	head, err := w.store.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := w.jobs.RetryJob(w.as(), in)
+	if err != nil || !again.GetExisted() || again.GetJob().GetId() != in.GetNewJobId() || again.GetJob().GetRetryOf() != old {
+		t.Errorf("%v, %v", again, err)
+	}
+	_, err = w.jobs.RetryJob(w.as(), &schedulerv1.RetryJobRequest{JobId: other, NewJobId: in.GetNewJobId()})
+	if !errors.Is(err, fault.AlreadyExists) || !slices.Equal(fields(err), []string{"retry_of"}) {
+		t.Errorf("the id of another job's retry: %v", err)
+	}
+	_, err = w.jobs.RetryJob(w.as(), &schedulerv1.RetryJobRequest{JobId: old, NewJobId: "nope"})
+	if !slices.Equal(fields(err), []string{"new_job_id"}) {
+		t.Errorf("no UUID: %v", err)
+	}
+	if now, err := w.store.Head(t.Context()); err != nil || now != head {
+		t.Errorf("position %d after %d: a repeated retry is another job (%v)", now, head, err)
+	}
+}

@@ -48,6 +48,7 @@ type world struct {
 	// What it does wrong, and what it is told of.
 	onQueue    func(w *world, spec *schedulerv1.JobSpec) error
 	onCancel   func(w *world)
+	onRetry    func(retries int) error              // an error is a lost answer
 	onChunk    func(attempt int32, seq int64) error // an error ends the stream before the chunk
 	deaf       bool                                 // ReadLogs forgets after_seq
 	watchBreak int                                  // so many watches end after their first message
@@ -273,7 +274,16 @@ func (w *world) RetryJob(ctx context.Context, req *schedulerv1.RetryJobRequest) 
 	if err == nil && !terminal(j.GetState()) {
 		err = fault.New(fault.Precondition, "job %s is %s: only a job that has ended can be retried", j.GetId(), j.GetState())
 	}
-	return &schedulerv1.RetryJobResponse{Job: &schedulerv1.Job{Id: "new-one", RetryOf: j.GetId(), State: "PENDING"}}, err
+	if err != nil {
+		return nil, err
+	}
+	w.ids[req.GetNewJobId()] = true
+	if w.onRetry != nil {
+		if err := w.onRetry(len(w.ids)); err != nil {
+			return nil, err
+		}
+	}
+	return &schedulerv1.RetryJobResponse{Job: &schedulerv1.Job{Id: "new-one", RetryOf: j.GetId(), State: "PENDING"}}, nil
 }
 
 func (w *world) GetJobHistory(ctx context.Context, req *schedulerv1.GetJobHistoryRequest) (*schedulerv1.GetJobHistoryResponse, error) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
 
@@ -258,7 +259,7 @@ func (a *app) jobRetryCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			resp, err := r.jobs.RetryJob(ctx, &schedulerv1.RetryJobRequest{JobId: args[0]})
+			resp, err := a.retry(ctx, r, args[0])
 			if err != nil {
 				return err
 			}
@@ -268,6 +269,23 @@ func (a *app) jobRetryCommand() *cobra.Command {
 			_, err = fmt.Fprintln(a.out, resp.GetJob().GetId())
 			return err
 		},
+	}
+}
+
+// retry queues a job once more. The new job has an id of ours, so that a lost answer is
+// made up for by asking again.
+func (a *app) retry(ctx context.Context, r *remote, id string) (*schedulerv1.RetryJobResponse, error) {
+	req := &schedulerv1.RetryJobRequest{JobId: id, NewJobId: uuid.Must(uuid.NewV7()).String()}
+	p := a.patience(r)
+	p.room = waitForRoom
+	for {
+		resp, err := r.jobs.RetryJob(ctx, req)
+		if err == nil {
+			return resp, nil
+		}
+		if err = p.bear(ctx, err); err != nil {
+			return nil, err
+		}
 	}
 }
 

@@ -104,3 +104,22 @@ func TestSubmitFileGivesUp(t *testing.T) {
 	}
 	contains(t, got.stderr, "the lines from 2 on have no answer", "after 1 jobs of standard input: not now")
 }
+
+// TestALostAnswerRetriesNothingTwice: the retry is asked for again under the same id.
+func TestALostAnswerRetriesNothingTwice(t *testing.T) {
+	s := serve(t, aWorld())
+	losses := 2
+	s.w.onRetry = func(retries int) error {
+		if retries != 1 {
+			t.Errorf("%d retries", retries)
+		}
+		if losses--; losses >= 0 {
+			return fault.New(fault.Unavailable, "the answer is lost")
+		}
+		return nil
+	}
+	s.run("job", "retry", "0198").want(t, 0, "new-one\n")
+	if len(s.w.ids) != 1 || s.w.ids[""] {
+		t.Errorf("%v", s.w.ids)
+	}
+}

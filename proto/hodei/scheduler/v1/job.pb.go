@@ -2123,8 +2123,11 @@ func (x *CancelJobResponse) GetJob() *Job {
 }
 
 type RetryJobRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	JobId         string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	JobId string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// A UUID of the client's own making for the new job; empty = the server makes one.
+	// Repeated with the same one, as after a lost answer, it returns the first retry.
+	NewJobId      string `protobuf:"bytes,2,opt,name=new_job_id,json=newJobId,proto3" json:"new_job_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2166,9 +2169,18 @@ func (x *RetryJobRequest) GetJobId() string {
 	return ""
 }
 
+func (x *RetryJobRequest) GetNewJobId() string {
+	if x != nil {
+		return x.NewJobId
+	}
+	return ""
+}
+
 type RetryJobResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Job           *Job                   `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Job   *Job                   `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	// The new job existed already: same new_job_id.
+	Existed       bool `protobuf:"varint,2,opt,name=existed,proto3" json:"existed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2208,6 +2220,13 @@ func (x *RetryJobResponse) GetJob() *Job {
 		return x.Job
 	}
 	return nil
+}
+
+func (x *RetryJobResponse) GetExisted() bool {
+	if x != nil {
+		return x.Existed
+	}
+	return false
 }
 
 type GetJobHistoryRequest struct {
@@ -2595,11 +2614,14 @@ const file_hodei_scheduler_v1_job_proto_rawDesc = "" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\">\n" +
 	"\x11CancelJobResponse\x12)\n" +
-	"\x03job\x18\x01 \x01(\v2\x17.hodei.scheduler.v1.JobR\x03job\"(\n" +
+	"\x03job\x18\x01 \x01(\v2\x17.hodei.scheduler.v1.JobR\x03job\"F\n" +
 	"\x0fRetryJobRequest\x12\x15\n" +
-	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"=\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1c\n" +
+	"\n" +
+	"new_job_id\x18\x02 \x01(\tR\bnewJobId\"W\n" +
 	"\x10RetryJobResponse\x12)\n" +
-	"\x03job\x18\x01 \x01(\v2\x17.hodei.scheduler.v1.JobR\x03job\"-\n" +
+	"\x03job\x18\x01 \x01(\v2\x17.hodei.scheduler.v1.JobR\x03job\x12\x18\n" +
+	"\aexisted\x18\x02 \x01(\bR\aexisted\"-\n" +
 	"\x14GetJobHistoryRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"J\n" +
 	"\x15GetJobHistoryResponse\x121\n" +

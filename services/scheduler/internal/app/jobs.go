@@ -200,24 +200,26 @@ func (a *Jobs) Cancel(ctx context.Context, meta event.Meta, id, reason string) (
 }
 
 // Retry queues a new job with the spec and the correlation id of one that has ended.
-func (a *Jobs) Retry(ctx context.Context, meta event.Meta, id string) (View, error) {
+// newID is the new job's, made by the client; empty = one is made. The same one again
+// returns the first retry.
+func (a *Jobs) Retry(ctx context.Context, meta event.Meta, id, newID string) (Queued, error) {
 	old, err := a.Get(ctx, id)
 	if err != nil {
-		return View{}, err
+		return Queued{}, err
 	}
-	spec, err := old.Retry()
+	spec, err := old.Job.Retry()
 	if err != nil {
-		return View{}, err
+		return Queued{}, err
 	}
 	meta.CorrelationID = old.CorrelationID
 	if meta.CausationID == "" {
 		meta.CausationID = old.LastEventID
 	}
-	queued, err := a.Queue(ctx, Request{Meta: meta, Spec: spec, RetryOf: id})
+	queued, err := a.Queue(ctx, Request{Meta: meta, ID: newID, Spec: spec, RetryOf: id})
 	if err != nil {
-		return View{}, fmt.Errorf("retry job %s: %w", id, err)
+		return Queued{}, fmt.Errorf("retry job %s: %w", id, err)
 	}
-	return queued.View, nil
+	return queued, nil
 }
 
 func notFound(id string) error {

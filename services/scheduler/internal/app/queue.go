@@ -158,6 +158,9 @@ func (a *Jobs) existing(ctx context.Context, p prepared, id string, digest []byt
 	if k := p.request.IdempotencyKey; k != "" && k != v.IdempotencyKey {
 		fields.Add("idempotency_key", "the job with this id was queued with %q", v.IdempotencyKey)
 	}
+	if p.request.RetryOf != v.RetryOf {
+		fields.Add("retry_of", "job %s is a retry of %q", v.ID, v.RetryOf)
+	}
 	if !bytes.Equal(digest, p.digest) {
 		for _, name := range core.Differences(v.Spec, p.request.Spec) {
 			fields.Add(name, "is not what job %s was queued with", v.ID)

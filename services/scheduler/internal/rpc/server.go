@@ -111,11 +111,17 @@ func (s *Server) RetryJob(ctx context.Context, in *schedulerv1.RetryJobRequest) 
 	if err != nil {
 		return nil, err
 	}
-	v, err := s.Jobs.Retry(ctx, s.Meta(ctx), id)
+	fresh := strings.ToLower(in.GetNewJobId())
+	if fresh != "" && !app.WholeID(fresh) {
+		var wrong fault.Fields
+		wrong.Add("new_job_id", "%q: give a UUID, or leave it out to have one made", clip(in.GetNewJobId()))
+		return nil, wrong.Err("the retry")
+	}
+	q, err := s.Jobs.Retry(ctx, s.Meta(ctx), id, fresh)
 	if err != nil {
 		return nil, err
 	}
-	return &schedulerv1.RetryJobResponse{Job: message(v, s.Jobs.Now())}, nil
+	return &schedulerv1.RetryJobResponse{Job: message(q.View, s.Jobs.Now()), Existed: q.Existed}, nil
 }
 
 // GetJobHistory returns the job's events as they stand in the log.

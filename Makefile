@@ -50,7 +50,7 @@ clean: ## Remove what was built (not the caches of tools)
 	rm -rf bin dist .cache/stages
 
 ##@ Test
-.PHONY: test unit integration e2e e2e-compose chaos chaos-short bench
+.PHONY: test unit integration e2e e2e-compose chaos chaos-short bench bench-wipe
 
 test: deps ## Everything that CI runs
 	@scripts/stages 'modules-check lint proto-check cross' 'build unit integration e2e chaos-short e2e-compose'
@@ -90,6 +90,9 @@ chaos-short: chaos ## A few minutes of it: three fixed plans and a random one
 
 bench: deps build ## Measure a platform of its own, for docs/performance.md (BENCH=-short: a fifth)
 	@go run ./test/bench $(BENCH)
+
+bench-wipe: deps build ## Measure the recovery from a lost NATS store: 1 M events, 500 events/s
+	@HODEI_BIN=$(CURDIR)/bin go test hodei.dev/test/e2e -run '^$$' -bench TheStoreIsWiped -benchtime 1x -timeout 30m -v
 
 ##@ Check
 .PHONY: lint fmt modules-check cross proto-check

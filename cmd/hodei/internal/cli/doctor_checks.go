@@ -101,7 +101,7 @@ func (d *examination) services() check {
 			c.Findings = append(c.Findings, finding{"error", s.GetName(), state, "start it, or see why it has ended in its log; the gateway's *_address says where it is looked for"})
 		case !s.GetReady():
 			c.Findings = append(c.Findings, finding{"error", s.GetName(), state, advise(s)})
-		case len(s.GetProblems()) > 0:
+		case len(s.GetProblems()) > len(circuits(s)):
 			c.Findings = append(c.Findings, finding{"warning", s.GetName(), state, advise(s)})
 			ready++
 		default:
@@ -215,20 +215,37 @@ func (d *examination) deadlines() check {
 }
 
 func (d *examination) breakers() check {
-	c := check{Name: checkBreakers, Found: "none open"}
-	if n := count(d.findings(), checkBreakers); n > 0 {
-		c.Found = fmt.Sprintf("%d open", n)
+	for _, s := range d.first {
+		open, ok := s.GetFigures()["circuits_open"]
+		if !ok {
+			continue
+		}
+		c := check{Name: checkBreakers, Found: "none open"}
+		if open > 0 {
+			c.Found = fmt.Sprintf("%d open", open)
+		}
+		for _, name := range circuits(s) {
+			c.Findings = append(c.Findings, finding{
+				"error", strings.TrimPrefix(name, circuitOf), s.GetProblems()[name],
+				"nothing is sent there until a probe succeeds: see `hodei provider list` and the log of what it guards",
+			})
+		}
+		return c
 	}
-	return c
+	return unknown(checkBreakers, "no dispatcher is active")
 }
 
-func count(findings []*platformv1.Finding, name string) (n int) {
-	for _, f := range findings {
-		if f.GetCheck() == name {
-			n++
+// circuitOf begins the problem that an open circuit is in a service's status.
+const circuitOf = "circuit of "
+
+func circuits(s *platformv1.ServiceStatus) []string {
+	var names []string
+	for _, name := range sortedKeys(s.GetProblems()) {
+		if strings.HasPrefix(name, circuitOf) {
+			names = append(names, name)
 		}
 	}
-	return n
+	return names
 }
 
 func (d *examination) letters() check {

@@ -39,7 +39,7 @@ func well() *clinic {
 	return &clinic{
 		services: func(int) []*platformv1.ServiceStatus {
 			return []*platformv1.ServiceStatus{
-				{Name: "relay", Ready: true, Position: 9, Head: 9},
+				{Name: "relay", Ready: true, Position: 9, Head: 9, Figures: map[string]int64{"circuits_open": 0}},
 				{Name: "timeout-monitor", Ready: true, Position: 9, Head: 9, Figures: map[string]int64{"armed": 4}},
 			}
 		},
@@ -128,7 +128,7 @@ func TestDoctorFindsNothing(t *testing.T) {
 func TestDoctorSaysWhatIsOff(t *testing.T) {
 	behind := func(position int64) func(int) []*platformv1.ServiceStatus {
 		return func(look int) []*platformv1.ServiceStatus {
-			return []*platformv1.ServiceStatus{{Name: "audit", Ready: true, Position: 3 + position*int64(look), Head: 100, Lag: 50, Figures: map[string]int64{"armed": 1}}}
+			return []*platformv1.ServiceStatus{{Name: "audit", Ready: true, Position: 3 + position*int64(look), Head: 100, Lag: 50, Figures: map[string]int64{"armed": 1, "circuits_open": 0}}}
 		}
 	}
 	for _, c := range []struct {
@@ -144,6 +144,14 @@ func TestDoctorSaysWhatIsOff(t *testing.T) {
 		}, 1, []string{"services       off", "what to do: bring the database up to date: `hodei migrate`"}},
 		{"a service that stands still", func(c *clinic) { c.services = behind(0) }, 1, []string{"lags           off", "50 events behind and stands at position 3"}},
 		{"one that catches up", func(c *clinic) { c.services = behind(10) }, 0, []string{"catching up: audit 50", "all is well"}},
+		{"an open breaker", func(c *clinic) {
+			c.services = func(int) []*platformv1.ServiceStatus {
+				return []*platformv1.ServiceStatus{{
+					Name: "dispatcher", Ready: true, Figures: map[string]int64{"armed": 1, "circuits_open": 1},
+					Problems: map[string]string{"circuit of provider lab": "OPEN since noon: no worker becomes READY"},
+				}}
+			}
+		}, 1, []string{"services       ok ", "breakers       off      1 open", "provider lab: OPEN since noon"}},
 		{"dead letters", func(c *clinic) { c.letters = map[string]int64{"audit": 2} }, 1, []string{"dead letters   off      audit=2", "`hodei dlq list`"}},
 		{"a stuck job", func(c *clinic) {
 			c.services = func(int) []*platformv1.ServiceStatus {

@@ -58,7 +58,7 @@ func (a *active) run(ctx context.Context) error {
 			}
 			return err
 		},
-		Letters: c.Letters(), Log: c.Log, Meter: c.Tel.Meter("hodei.dev/eventing"),
+		Letters: c.Letters(), Incident: c.Incidents.Report, Log: c.Log, Meter: c.Tel.Meter("hodei.dev/eventing"),
 	})
 	if err != nil {
 		return fmt.Errorf("make the consumer: %w", err)

@@ -23,8 +23,8 @@ func (f *follower) run(ctx context.Context, after int64, handle func(ctx context
 	// It starts where the engine's snapshot stands: no position is stored.
 	c, err := consumer.New(consumer.Config{
 		Service: name, Types: app.Types(), Handle: handle,
-		Start: func(context.Context) (int64, error) { return after, nil },
-		Store: f.chassis.Store, NC: f.chassis.NC, JS: f.chassis.JS, Letters: f.chassis.Letters(), Log: f.chassis.Log, Meter: f.chassis.Tel.Meter("hodei.dev/eventing"),
+		Start:    func(context.Context) (int64, error) { return after, nil },
+		Incident: f.chassis.Incidents.Report, Store: f.chassis.Store, NC: f.chassis.NC, JS: f.chassis.JS, Letters: f.chassis.Letters(), Log: f.chassis.Log, Meter: f.chassis.Tel.Meter("hodei.dev/eventing"),
 	})
 	if err != nil {
 		return fmt.Errorf("make the consumer: %w", err)

@@ -18,6 +18,7 @@ import (
 	"hodei.dev/services/relay/internal/epoch"
 	"hodei.dev/services/relay/internal/postgres"
 	"hodei.dev/services/relay/internal/rpc"
+	"hodei.dev/services/relay/internal/watch"
 )
 
 // Config is the relay's configuration.
@@ -94,7 +95,27 @@ func Run(ctx context.Context, cfg Config, env process.Env) error {
 			Operator: &epoch.Operator{Log: c.Store, Pool: pool, JS: c.JS}, Meta: c.Meta,
 		})
 	}
-	return c.Run(ctx, c.Exclusive("log", r.Run), lifecycle.Part{Name: "epochs", Run: recorder.Run})
+	w, err := watch.New(watch.Config{
+		Log: c.Store, Places: places(pool, c.JS, c.Log), Logger: c.Log, Meter: c.Tel.Meter("hodei.dev/relay"),
+	})
+	if err != nil {
+		c.Close()
+		return fmt.Errorf("make the watch: %w", err)
+	}
+	return c.Run(ctx, c.Exclusive("log", r.Run), lifecycle.Part{Name: "epochs", Run: recorder.Run}, watching(c, w))
+}
+
+// watching is the part that looks after the consumers. It is single-active so
+// that each stall is looked up once; it goes on where the relay itself has stopped.
+func watching(c *chassis.Chassis, w *watch.Watch) lifecycle.Part {
+	return lifecycle.Part{Name: "watch", Run: func(ctx context.Context) error {
+		for ctx.Err() == nil {
+			if err := c.Store.Exclusive(ctx, c.Name+"/watch", nil, w.Run); err != nil && ctx.Err() == nil {
+				c.Log.WarnContext(ctx, "the watch over the consumers begins again", "error", err)
+			}
+		}
+		return nil
+	}}
 }
 
 // status says how far the stream is, and why it goes no further.

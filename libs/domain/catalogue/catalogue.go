@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"hodei.dev/libs/domain/circuit"
+	"hodei.dev/libs/domain/consumer"
 	"hodei.dev/libs/domain/deadletter"
 	"hodei.dev/libs/domain/deadline"
 	"hodei.dev/libs/domain/eventlog"
@@ -46,6 +47,7 @@ const (
 	Job      = "job"
 	Worker   = "worker"
 	Provider = "provider"
+	Consumer = "consumer"
 	EventLog = "event-log"
 	Circuit  = "circuit"
 	// DeadLetter is an event that a service could not handle (ADR: dead letters are an aggregate).
@@ -75,6 +77,9 @@ func of[E any](t string, aggregates []string, role Role, producers, consumers []
 }
 
 func list(s ...string) []string { return s }
+
+// consumers are the services that consume the log, and the relay, which watches them.
+var consumers = list(Scheduler, Dispatcher, Registry, Provisioner, TimeoutMonitor, Audit, Relay)
 
 // Entries lists every event type that something emits (R3.1, R3.2).
 var Entries = []Entry{
@@ -120,6 +125,9 @@ var Entries = []Entry{
 	of[circuit.Closed]("CircuitClosed", list(Circuit), Transition, list(Dispatcher), list(Dispatcher, Provisioner), "what it guards is used again, or nothing is left to guard"),
 
 	of[deadline.TimedOut]("StateTimedOut", list(Job, Worker), Notice, list(TimeoutMonitor), list(Registry, TimeoutMonitor), "a job or worker stayed in a state longer than it may"),
+
+	of[consumer.Stalled]("ConsumerStalled", list(Consumer), Transition, consumers, nil, "events wait for a consumer of the log and do not reach it"),
+	of[consumer.Recovered]("ConsumerRecovered", list(Consumer), Transition, consumers, nil, "what waited for the consumer is handled, nothing was skipped"),
 
 	of[eventlog.EpochRequested]("StreamEpochRequested", list(EventLog), Notice, list(Relay), nil, "an operator has the events stream made anew, because it holds what the log does not"),
 	of[eventlog.EpochStarted]("StreamEpochStarted", list(EventLog), Notice, list(Relay), nil, "the relay publishes to a stream that it has not known before"),

@@ -14,6 +14,7 @@ import (
 
 	"hodei.dev/libs/domain/catalogue"
 	"hodei.dev/libs/domain/circuit"
+	"hodei.dev/libs/domain/consumer"
 	"hodei.dev/libs/domain/deadletter"
 	"hodei.dev/libs/domain/job"
 	"hodei.dev/libs/domain/provider"
@@ -27,7 +28,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 func TestDocs(t *testing.T) {
 	golden(t, "../../../docs/state-machines.md", "# State machines\n\nMade from the transition tables in `libs/domain`; `go test ./catalogue -update` writes it anew.\n"+
 		machine("Job", job.Transitions)+machine("Worker", worker.Transitions)+machine("Provider", provider.Transitions)+machine("Circuit", circuit.Transitions)+
-		machine("Dead letter", deadletter.Transitions))
+		machine("Dead letter", deadletter.Transitions)+machine("Consumer", consumer.Transitions))
 	golden(t, "../../../docs/events.md", "# Events\n\nMade from `libs/domain/catalogue`; `go test ./catalogue -update` writes it anew. Exactly one event carries each\n"+
 		"transition; all others are notices and change no state. Audit consumes every event.\n\n"+catalogue.Markdown())
 	var b strings.Builder
@@ -114,7 +115,7 @@ func TestEarlierFormsDecode(t *testing.T) {
 // types carry transitions.
 func TestTransitionsNameKnownEvents(t *testing.T) {
 	carriers := map[string]bool{}
-	for _, types := range [][]string{eventsOf(job.Transitions), eventsOf(worker.Transitions), eventsOf(provider.Transitions), eventsOf(circuit.Transitions), eventsOf(deadletter.Transitions)} {
+	for _, types := range [][]string{eventsOf(job.Transitions), eventsOf(worker.Transitions), eventsOf(provider.Transitions), eventsOf(circuit.Transitions), eventsOf(deadletter.Transitions), eventsOf(consumer.Transitions)} {
 		for _, typ := range types {
 			carriers[typ] = true
 		}

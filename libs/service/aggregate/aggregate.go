@@ -10,6 +10,7 @@ import (
 
 	"hodei.dev/libs/domain/catalogue"
 	"hodei.dev/libs/domain/circuit"
+	"hodei.dev/libs/domain/consumer"
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/domain/job"
 	"hodei.dev/libs/domain/provider"
@@ -35,6 +36,11 @@ func ProviderStream(id string) event.Stream { return event.Stream{Type: catalogu
 
 // CircuitStream names a circuit's stream.
 func CircuitStream(id string) event.Stream { return event.Stream{Type: catalogue.Circuit, ID: id} }
+
+// ConsumerStream names the stream of a consumer of the log; its id comes from its name.
+func ConsumerStream(name string) event.Stream {
+	return event.Stream{Type: catalogue.Consumer, ID: event.DerivedID(catalogue.Consumer, name)}
+}
 
 // EvolveJob folds one event into j. An event that j has already is ignored, so
 // that a consumer may be told twice. A type that is not a job's own, such as
@@ -103,6 +109,26 @@ func EvolveCircuit(c circuit.Circuit, e event.Event) (circuit.Circuit, error) {
 		return c.Evolve(own, circuit.At{Version: e.StreamVersion, Time: e.Time}), nil
 	}
 	c.Version = e.StreamVersion
+	return c, nil
+}
+
+// LoadConsumer folds a service's consumer from its events. One that never stalled
+// has none, and no state.
+func LoadConsumer(ctx context.Context, l Loader, service, name string) (consumer.Consumer, error) {
+	c := consumer.Consumer{Service: service, Name: name}
+	events, err := l.Load(ctx, ConsumerStream(name), 0)
+	if err != nil {
+		return c, fmt.Errorf("load consumer %s: %w", name, err)
+	}
+	for _, e := range events {
+		fact, err := Decode(e)
+		if err != nil {
+			return c, err
+		}
+		if own, ok := fact.(consumer.Event); ok {
+			c = c.Evolve(own, e.StreamVersion)
+		}
+	}
 	return c, nil
 }
 
@@ -205,6 +231,17 @@ func CircuitChange[F event.Fact](c circuit.Circuit, meta event.Meta, facts []F) 
 		}
 	}
 	change.State, change.Terminal = string(c.State), c.State.Settled()
+	return enclose(change, meta, facts)
+}
+
+// ConsumerChange turns what was recorded about c into its part of an append. Its
+// stream has no end.
+func ConsumerChange(c consumer.Consumer, meta event.Meta, facts []consumer.Event) (store.Change, error) {
+	change := store.Change{Stream: ConsumerStream(c.Name), Namespace: event.NoNamespace, Expected: c.Version}
+	for _, e := range facts {
+		c = c.Evolve(e, c.Version+1)
+	}
+	change.State = string(c.State)
 	return enclose(change, meta, facts)
 }
 

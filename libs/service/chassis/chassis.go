@@ -32,6 +32,7 @@ import (
 	"hodei.dev/libs/platform/process"
 	"hodei.dev/libs/platform/rpc"
 	"hodei.dev/libs/platform/telemetry"
+	"hodei.dev/libs/service/incident"
 	"hodei.dev/libs/service/letters"
 	platformv1 "hodei.dev/proto/hodei/platform/v1"
 )
@@ -92,6 +93,8 @@ type Chassis struct {
 	Store *store.Store
 	NC    *nats.Conn
 	JS    jetstream.JetStream
+	// Incidents records what happens to the service's consumers: give its Report to each of them.
+	Incidents *incident.Reporter
 	// RPC is the service's gRPC door; nil where it listens nowhere.
 	RPC *rpc.Server
 
@@ -134,6 +137,7 @@ func Open(ctx context.Context, spec Spec, cfg Config, env process.Env) (*Chassis
 		c.close()
 		return nil, err
 	}
+	c.Incidents = incident.New(c.Store, spec.Name, 0, env.Log)
 	if cfg.Listen != "" {
 		c.RPC, err = rpc.NewServer(rpc.Options{Listen: cfg.Listen, Log: env.Log, Tel: env.Tel, Translate: store.Away})
 		if err != nil {
@@ -243,6 +247,7 @@ func (c *Chassis) Exclusive(name string, run func(ctx context.Context) error) li
 func (c *Chassis) Run(ctx context.Context, parts ...lifecycle.Part) error {
 	defer c.close()
 	c.wired(nil)
+	parts = append([]lifecycle.Part{{Name: "incidents", Run: c.Incidents.Run}}, parts...)
 	if c.reached != nil {
 		parts = append([]lifecycle.Part{{Name: "nats", Run: func(ctx context.Context) error {
 			return bus.WatchConnected(ctx, c.NC, c.reached)

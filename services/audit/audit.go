@@ -61,11 +61,14 @@ func Run(ctx context.Context, cfg Config, env process.Env) error {
 		return fmt.Errorf("make the projection: %w", err)
 	}
 	log := postgres.NewLog(c.Store.Pool())
+	letters := &app.Letters{Log: log, Store: c.Store, Changes: letterChanges(c.NC)}
 	if c.RPC != nil {
 		auditv1.RegisterAuditServiceServer(c.RPC.GRPC(), &rpc.Server{Audit: app.New(log, c.Store)})
-		auditv1.RegisterDeadLetterServiceServer(c.RPC.GRPC(), &rpc.DeadLetters{JS: c.JS})
+		auditv1.RegisterDeadLetterServiceServer(c.RPC.GRPC(), &rpc.DeadLetters{Letters: letters, Log: c.Store, Meta: c.Meta})
 	}
-	c.OnStatus(func(ctx context.Context, s *platformv1.ServiceStatus) { fillStatus(ctx, s, c, projection, log) })
+	c.OnStatus(func(ctx context.Context, s *platformv1.ServiceStatus) {
+		fillStatus(ctx, s, c, projection, log, letters)
+	})
 	return c.Run(ctx, c.Exclusive("projection", func(ctx context.Context) error {
 		if err := bus.Ensure(ctx, c.JS, c.Name, 1); err != nil {
 			return err

@@ -13,9 +13,7 @@ import (
 
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/domain/job"
-	"hodei.dev/libs/eventing/deadletter"
 	"hodei.dev/libs/eventing/event"
-	"hodei.dev/libs/eventing/eventingtest"
 	"hodei.dev/libs/eventing/store"
 	auditv1 "hodei.dev/proto/hodei/audit/v1"
 	platformv1 "hodei.dev/proto/hodei/platform/v1"
@@ -190,44 +188,6 @@ func TestRefusals(t *testing.T) {
 		if !errors.As(err, &e) || e.Kind != fault.Invalid || len(e.Fields) != 1 || e.Fields[0].Name != field {
 			t.Errorf("%s: %v", field, err)
 		}
-	}
-}
-
-func TestDeadLetters(t *testing.T) {
-	w := newWorld(t)
-	nc := w.nats.Conn()
-	js := eventingtest.JetStream(t, nc)
-	events := w.queued(event.NewID(), meta, job.Spec{})
-	e := events[0]
-	err := deadletter.Publish(t.Context(), nc, js, "1", deadletter.Letter{
-		Service: "audit", Event: &e, Header: e.Header(), Data: e.Data, Error: "it is poisoned", Consumer: "audit", Deliveries: 5,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	list, err := w.letters.ListDeadLetters(t.Context(), &auditv1.ListDeadLettersRequest{})
-	if err != nil || len(list.GetDeadLetters()) != 1 || list.GetCounts()["audit"] != 1 {
-		t.Fatal(list, err)
-	}
-	l := list.GetDeadLetters()[0]
-	if l.GetId() != "audit/1" || l.GetError() != "it is poisoned" || l.GetDeliveries() != 5 || l.GetEvent().GetId() != e.ID {
-		t.Errorf("listed %v", l)
-	}
-	got, err := w.letters.GetDeadLetter(t.Context(), &auditv1.GetDeadLetterRequest{Id: l.GetId()})
-	if err != nil || !bytes.Equal(got.GetRaw(), e.Data) || got.GetHeaders()["ce-id"] != e.ID {
-		t.Errorf("got %v, %v", got, err)
-	}
-	for id, want := range map[string]error{"audit/2": fault.NotFound, "nobody/1": fault.NotFound, "audit": fault.Invalid, "audit/x": fault.Invalid, "": fault.Invalid} {
-		if _, err := w.letters.GetDeadLetter(t.Context(), &auditv1.GetDeadLetterRequest{Id: id}); !errors.Is(err, want) {
-			t.Errorf("get %q: %v, want %v", id, err, want)
-		}
-	}
-	if _, err := w.letters.ListDeadLetters(t.Context(), &auditv1.ListDeadLettersRequest{Service: "nobody"}); !errors.Is(err, fault.NotFound) {
-		t.Errorf("an unknown service: %v", err)
-	}
-	none, err := w.letters.ListDeadLetters(t.Context(), &auditv1.ListDeadLettersRequest{Type: "JobQueued"})
-	if err != nil || len(none.GetDeadLetters()) != 0 {
-		t.Errorf("of another type: %v, %v", none, err)
 	}
 }
 

@@ -2,15 +2,19 @@ package audit
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats.go"
 
+	"hodei.dev/libs/domain/catalogue"
+	"hodei.dev/libs/eventing/bus"
 	"hodei.dev/libs/eventing/consumer"
-	"hodei.dev/libs/eventing/deadletter"
 	"hodei.dev/libs/eventing/event"
 	"hodei.dev/libs/eventing/projection"
 	"hodei.dev/libs/service/chassis"
 	platformv1 "hodei.dev/proto/hodei/platform/v1"
+	"hodei.dev/services/audit/internal/app"
 	"hodei.dev/services/audit/internal/postgres"
 )
 
@@ -41,7 +45,7 @@ func keep(c *chassis.Chassis) func(ctx context.Context, tx pgx.Tx, events []even
 }
 
 // fillStatus says how far the audit log is and what all services could not handle.
-func fillStatus(ctx context.Context, s *platformv1.ServiceStatus, c *chassis.Chassis, p *projection.Projection, log *postgres.Log) {
+func fillStatus(ctx context.Context, s *platformv1.ServiceStatus, c *chassis.Chassis, p *projection.Projection, log *postgres.Log, letters *app.Letters) {
 	last, err := log.Last(ctx)
 	if err != nil {
 		s.Problems["audit log"] = err.Error()
@@ -51,13 +55,30 @@ func fillStatus(ctx context.Context, s *platformv1.ServiceStatus, c *chassis.Cha
 	if retrying := p.Status().Retrying; retrying != "" {
 		s.Problems["projection"] = retrying
 	}
-	counts, err := deadletter.Count(ctx, c.JS)
+	_, open, err := letters.Find(ctx, app.LetterFilter{Service: c.Name})
 	if err != nil {
 		s.Problems["dead letters"] = err.Error()
 		return
 	}
-	s.DeadLetters = int64(counts[c.Name])
-	for _, n := range counts {
-		s.Figures["dead_letters"] += int64(n)
+	s.DeadLetters = open[c.Name]
+	for _, n := range open {
+		s.Figures["dead_letters"] += n
+	}
+}
+
+// letterChanges hears of dead letters as the relay publishes what became of them.
+func letterChanges(nc *nats.Conn) func() (<-chan struct{}, func(), error) {
+	return func() (<-chan struct{}, func(), error) {
+		changed := make(chan struct{}, 1)
+		sub, err := nc.Subscribe(bus.EventSubject("*", catalogue.DeadLetter, "*"), func(*nats.Msg) {
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		})
+		if err != nil {
+			return nil, nil, fmt.Errorf("listen for dead letters: %w", err)
+		}
+		return changed, func() { _ = sub.Unsubscribe() }, nil
 	}
 }

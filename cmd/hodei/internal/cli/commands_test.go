@@ -84,8 +84,13 @@ func TestCommandsInText(t *testing.T) {
 		"audit limit":     {[]string{"audit", "search", "--limit", "3"}, 0, `(?s)^(\N+\n){4}$`, `there are more; --limit 0 prints all`},
 		"audit counts":    {[]string{"audit", "counts"}, 0, `^EVENT +COUNT\nJobCreated +2\nJobQueued +2\ntotal +4\n$`, `^$`},
 		"audit trace":     {[]string{"audit", "trace", "0198"}, 0, `(?s)^correlation id c-1, 4 events from 2026-05-01 12:00:00.005Z\n\nAFTER +EVENT.*\+0s +JobCreated.*\+5ms +  JobQueued.*\+10ms +    JobAssigned.*\+15ms +      JobStatusChanged`, `^$`},
-		"dlq list":        {[]string{"dlq", "list"}, 0, `(?s)^ID.*audit/7 +JobCreated +job/0198c2e1 +5 +1m0s +cannot decode\\x1b\[31m\n$`, `3 in all: audit=3`},
-		"dlq show":        {[]string{"dlq", "show", "audit/7"}, 0, `(?s)error +cannot decode\n.*header ce-id +e-1\n\{\n  "a": 1\n\}\n$`, `^$`},
+		"dlq list":        {[]string{"dlq", "list"}, 0, `(?s)^ID.*3f2a +DEAD +audit +JobCreated +job/0198c2e1 +5 +1m0s +cannot decode\\x1b\[31m\n$`, `3 in all: audit=3`},
+		"dlq group":       {[]string{"dlq", "list", "--group"}, 0, `(?s)^FINGERPRINT.*9c0ffee12345 +1 +audit +JobCreated`, `3 in all`},
+		"dlq replay":      {[]string{"dlq", "replay", "3f2a"}, 0, `^REPLAYED +3f2a +JobCreated +job/0198c2e1 +why +\(1/2\)\n$`, `^$`},
+		"dlq replay all":  {[]string{"dlq", "replay", "--all", "--rate", "5"}, 1, `FAILED_AGAIN +3f2a`, `1 of 2`},
+		"dlq discard":     {[]string{"dlq", "discard", "3f2a", "--reason", "old"}, 0, `^DISCARDED +3f2a`, `^$`},
+		"dlq no filter":   {[]string{"dlq", "replay"}, 2, `^$`, `--all`},
+		"dlq show":        {[]string{"dlq", "show", "3f2a"}, 0, `(?s)error +cannot decode\n.*header ce-id +e-1\n\{\n  "a": 1\n\}\n$`, `^$`},
 		"status":          {[]string{"status"}, 0, `(?s)^SERVICE.*audit +ready +active +0 +0 +0 +1h .*\n\njobs +3 PENDING, 1 RUNNING\nworkers +1 BUSY\ndead letters +audit=3; see .hodei dlq list.\n$`, `^$`},
 		"version":         {[]string{"version"}, 0, `^hodei \S+\n$`, `^$`},
 		"completion":      {[]string{"completion", "bash"}, 0, `hodei`, `^$`},
@@ -135,7 +140,7 @@ func TestCommandsInJSON(t *testing.T) {
 		"job cancel 0198": {0, "state"}, "job retry 0198": {0, "id"}, "worker list": {0, "last_heartbeat_at"}, "worker get w": {0, "jobs_per_worker"}, "worker watch w-1": {0, "state"},
 		"worker drain w": {0, "state"}, "worker terminate w": {0, "state"}, "worker token --provider p": {0, "agent_address"}, "provider list": {0, "memory_limits"},
 		"provider get p": {0, "spec"}, "provider register p --kind process": {0, "spec"}, "provider remove p": {0, "state"}, "audit search": {0, "data"}, "audit counts": {0, "counts"}, "audit trace 0198": {0, "nodes"},
-		"dlq list": {0, "deliveries"}, "dlq show audit/7": {0, "raw"}, "status": {0, "dead_letters"}, "version": {0, "built_with"},
+		"dlq list": {0, "deliveries"}, "dlq show 3f2a": {0, "raw"}, "status": {0, "dead_letters"}, "version": {0, "built_with"},
 	} {
 		t.Run(command, func(t *testing.T) {
 			got := serve(t, aWorld()).run(append(strings.Fields(command), "-o", "json")...)

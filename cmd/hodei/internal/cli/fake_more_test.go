@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -143,7 +144,7 @@ func (w *world) TraceEvents(ctx context.Context, req *auditv1.TraceEventsRequest
 func (w *world) ListDeadLetters(ctx context.Context, req *auditv1.ListDeadLettersRequest) (*auditv1.ListDeadLettersResponse, error) {
 	w.saw(ctx, req)
 	return &auditv1.ListDeadLettersResponse{
-		DeadLetters: []*auditv1.DeadLetter{{Id: "audit/7", Service: "audit", Error: "cannot decode\x1b[31m", Deliveries: 5, Event: w.events[0], LastAt: ago(time.Minute)}},
+		DeadLetters: []*auditv1.DeadLetter{{Id: "3f2a", State: "DEAD", Service: "audit", Fingerprint: "9c0ffee12345", Error: "cannot decode\x1b[31m", Deliveries: 5, Event: w.events[0], LastAt: ago(time.Minute)}},
 		Counts:      map[string]int64{"audit": 3},
 	}, nil
 }
@@ -153,6 +154,27 @@ func (w *world) GetDeadLetter(_ context.Context, req *auditv1.GetDeadLetterReque
 		DeadLetter: &auditv1.DeadLetter{Id: req.GetId(), Service: "audit", Error: "cannot decode", Event: w.events[0]},
 		Headers:    map[string]string{"ce-id": "e-1"}, Raw: []byte(`{"a":1}`),
 	}, nil
+}
+
+func (w *world) ReplayDeadLetters(req *auditv1.ReplayDeadLettersRequest, out grpc.ServerStreamingServer[auditv1.ReplayDeadLettersResponse]) error {
+	w.saw(out.Context(), req)
+	for i, result := range []string{"REPLAYED", "FAILED_AGAIN"} {
+		if i == 1 && len(req.GetFilter().GetIds()) > 0 {
+			return nil
+		}
+		o := &auditv1.DeadLetterOutcome{DeadLetter: &auditv1.DeadLetter{Id: "3f2a", Service: "audit", Event: w.events[0]}, Result: result, Detail: "why", Done: int32(i + 1), Total: 2}
+		if err := out.Send(&auditv1.ReplayDeadLettersResponse{Outcome: o}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *world) DiscardDeadLetters(req *auditv1.DiscardDeadLettersRequest, out grpc.ServerStreamingServer[auditv1.DiscardDeadLettersResponse]) error {
+	w.saw(out.Context(), req)
+	return out.Send(&auditv1.DiscardDeadLettersResponse{Outcome: &auditv1.DeadLetterOutcome{
+		DeadLetter: &auditv1.DeadLetter{Id: "3f2a", Service: "audit", Event: w.events[0]}, Result: "DISCARDED", Done: 1, Total: 1,
+	}})
 }
 
 func (w *world) GetStatus(context.Context, *platformv1.GetStatusRequest) (*platformv1.GetStatusResponse, error) {

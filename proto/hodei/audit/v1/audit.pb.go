@@ -498,17 +498,33 @@ func (x *TraceNode) GetDepth() int32 {
 // DeadLetter is an event that a service could not handle.
 type DeadLetter struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// "<service>/<sequence>".
-	Id       string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Service  string `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
-	Sequence int64  `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// A UUID.
+	Id      string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Service string `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	// The position of the event that it is about.
+	Sequence int64 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// As far as it can be read.
-	Event         *v1.Event              `protobuf:"bytes,4,opt,name=event,proto3" json:"event,omitempty"`
-	Error         string                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
-	Consumer      string                 `protobuf:"bytes,6,opt,name=consumer,proto3" json:"consumer,omitempty"`
-	Deliveries    int32                  `protobuf:"varint,7,opt,name=deliveries,proto3" json:"deliveries,omitempty"`
-	FirstAt       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=first_at,json=firstAt,proto3" json:"first_at,omitempty"`
-	LastAt        *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=last_at,json=lastAt,proto3" json:"last_at,omitempty"`
+	Event      *v1.Event              `protobuf:"bytes,4,opt,name=event,proto3" json:"event,omitempty"`
+	Error      string                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	Consumer   string                 `protobuf:"bytes,6,opt,name=consumer,proto3" json:"consumer,omitempty"`
+	Deliveries int32                  `protobuf:"varint,7,opt,name=deliveries,proto3" json:"deliveries,omitempty"`
+	FirstAt    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=first_at,json=firstAt,proto3" json:"first_at,omitempty"`
+	LastAt     *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=last_at,json=lastAt,proto3" json:"last_at,omitempty"`
+	// DEAD, REPLAYING, REPLAYED or DISCARDED.
+	State string `protobuf:"bytes,10,opt,name=state,proto3" json:"state,omitempty"`
+	// "event", "unreadable" or "unpublishable": only an event can be replayed.
+	Kind string `protobuf:"bytes,11,opt,name=kind,proto3" json:"kind,omitempty"`
+	// The same for errors of one cause.
+	Fingerprint string `protobuf:"bytes,12,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	Replays     int32  `protobuf:"varint,13,opt,name=replays,proto3" json:"replays,omitempty"`
+	// Later events of its aggregate wait behind it.
+	Parks bool `protobuf:"varint,14,opt,name=parks,proto3" json:"parks,omitempty"`
+	// Who decided last, and why.
+	By         string                 `protobuf:"bytes,15,opt,name=by,proto3" json:"by,omitempty"`
+	Reason     string                 `protobuf:"bytes,16,opt,name=reason,proto3" json:"reason,omitempty"`
+	RecordedAt *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=recorded_at,json=recordedAt,proto3" json:"recorded_at,omitempty"`
+	// The data of the last edited replay; empty where it was of the original.
+	Edited        []byte `protobuf:"bytes,18,opt,name=edited,proto3" json:"edited,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -606,21 +622,544 @@ func (x *DeadLetter) GetLastAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *DeadLetter) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetReplays() int32 {
+	if x != nil {
+		return x.Replays
+	}
+	return 0
+}
+
+func (x *DeadLetter) GetParks() bool {
+	if x != nil {
+		return x.Parks
+	}
+	return false
+}
+
+func (x *DeadLetter) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetRecordedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RecordedAt
+	}
+	return nil
+}
+
+func (x *DeadLetter) GetEdited() []byte {
+	if x != nil {
+		return x.Edited
+	}
+	return nil
+}
+
+// DeadLetterFilter: everything that is set must match; only open letters, unless ids name others.
+type DeadLetterFilter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ids or beginnings of ids.
+	Ids     []string `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	Service string   `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	Type    string   `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
+	// "job/<id>".
+	Aggregate     string `protobuf:"bytes,4,opt,name=aggregate,proto3" json:"aggregate,omitempty"`
+	CorrelationId string `protobuf:"bytes,5,opt,name=correlation_id,json=correlationId,proto3" json:"correlation_id,omitempty"`
+	// When it was recorded: since inclusive, until exclusive.
+	Since         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"`
+	Until         *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=until,proto3" json:"until,omitempty"`
+	Fingerprint   string                 `protobuf:"bytes,8,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeadLetterFilter) Reset() {
+	*x = DeadLetterFilter{}
+	mi := &file_hodei_audit_v1_audit_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeadLetterFilter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeadLetterFilter) ProtoMessage() {}
+
+func (x *DeadLetterFilter) ProtoReflect() protoreflect.Message {
+	mi := &file_hodei_audit_v1_audit_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeadLetterFilter.ProtoReflect.Descriptor instead.
+func (*DeadLetterFilter) Descriptor() ([]byte, []int) {
+	return file_hodei_audit_v1_audit_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DeadLetterFilter) GetIds() []string {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+func (x *DeadLetterFilter) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *DeadLetterFilter) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *DeadLetterFilter) GetAggregate() string {
+	if x != nil {
+		return x.Aggregate
+	}
+	return ""
+}
+
+func (x *DeadLetterFilter) GetCorrelationId() string {
+	if x != nil {
+		return x.CorrelationId
+	}
+	return ""
+}
+
+func (x *DeadLetterFilter) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *DeadLetterFilter) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *DeadLetterFilter) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
+type ReplayDeadLettersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At least one field must be set, unless all is.
+	Filter *DeadLetterFilter `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Take all open letters.
+	All bool `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
+	// Handle this JSON instead of the event's own data; of one letter only. The log is not changed.
+	Data   []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Say what would be done and do nothing.
+	DryRun bool `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Do not wait for the services' answers.
+	NoWait bool `protobuf:"varint,6,opt,name=no_wait,json=noWait,proto3" json:"no_wait,omitempty"`
+	// At most so many letters a second; 0 = no limit.
+	Rate          float64 `protobuf:"fixed64,7,opt,name=rate,proto3" json:"rate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayDeadLettersRequest) Reset() {
+	*x = ReplayDeadLettersRequest{}
+	mi := &file_hodei_audit_v1_audit_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayDeadLettersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayDeadLettersRequest) ProtoMessage() {}
+
+func (x *ReplayDeadLettersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hodei_audit_v1_audit_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayDeadLettersRequest.ProtoReflect.Descriptor instead.
+func (*ReplayDeadLettersRequest) Descriptor() ([]byte, []int) {
+	return file_hodei_audit_v1_audit_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ReplayDeadLettersRequest) GetFilter() *DeadLetterFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+func (x *ReplayDeadLettersRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *ReplayDeadLettersRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *ReplayDeadLettersRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ReplayDeadLettersRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *ReplayDeadLettersRequest) GetNoWait() bool {
+	if x != nil {
+		return x.NoWait
+	}
+	return false
+}
+
+func (x *ReplayDeadLettersRequest) GetRate() float64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+type ReplayDeadLettersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Outcome       *DeadLetterOutcome     `protobuf:"bytes,1,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayDeadLettersResponse) Reset() {
+	*x = ReplayDeadLettersResponse{}
+	mi := &file_hodei_audit_v1_audit_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayDeadLettersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayDeadLettersResponse) ProtoMessage() {}
+
+func (x *ReplayDeadLettersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hodei_audit_v1_audit_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayDeadLettersResponse.ProtoReflect.Descriptor instead.
+func (*ReplayDeadLettersResponse) Descriptor() ([]byte, []int) {
+	return file_hodei_audit_v1_audit_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ReplayDeadLettersResponse) GetOutcome() *DeadLetterOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return nil
+}
+
+type DiscardDeadLettersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At least one field must be set, unless all is.
+	Filter *DeadLetterFilter `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	All    bool              `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
+	Reason string            `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Give up what is parked behind them as well.
+	WithParked    bool    `protobuf:"varint,4,opt,name=with_parked,json=withParked,proto3" json:"with_parked,omitempty"`
+	DryRun        bool    `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	Rate          float64 `protobuf:"fixed64,6,opt,name=rate,proto3" json:"rate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscardDeadLettersRequest) Reset() {
+	*x = DiscardDeadLettersRequest{}
+	mi := &file_hodei_audit_v1_audit_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscardDeadLettersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscardDeadLettersRequest) ProtoMessage() {}
+
+func (x *DiscardDeadLettersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hodei_audit_v1_audit_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscardDeadLettersRequest.ProtoReflect.Descriptor instead.
+func (*DiscardDeadLettersRequest) Descriptor() ([]byte, []int) {
+	return file_hodei_audit_v1_audit_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *DiscardDeadLettersRequest) GetFilter() *DeadLetterFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+func (x *DiscardDeadLettersRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *DiscardDeadLettersRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *DiscardDeadLettersRequest) GetWithParked() bool {
+	if x != nil {
+		return x.WithParked
+	}
+	return false
+}
+
+func (x *DiscardDeadLettersRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *DiscardDeadLettersRequest) GetRate() float64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+type DiscardDeadLettersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Outcome       *DeadLetterOutcome     `protobuf:"bytes,1,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscardDeadLettersResponse) Reset() {
+	*x = DiscardDeadLettersResponse{}
+	mi := &file_hodei_audit_v1_audit_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscardDeadLettersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscardDeadLettersResponse) ProtoMessage() {}
+
+func (x *DiscardDeadLettersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hodei_audit_v1_audit_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscardDeadLettersResponse.ProtoReflect.Descriptor instead.
+func (*DiscardDeadLettersResponse) Descriptor() ([]byte, []int) {
+	return file_hodei_audit_v1_audit_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *DiscardDeadLettersResponse) GetOutcome() *DeadLetterOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return nil
+}
+
+// DeadLetterOutcome is what became of one letter; done of total are through.
+type DeadLetterOutcome struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	DeadLetter *DeadLetter            `protobuf:"bytes,1,opt,name=dead_letter,json=deadLetter,proto3" json:"dead_letter,omitempty"`
+	// REPLAYED, FAILED_AGAIN, REQUESTED, UNANSWERED, DISCARDED, SKIPPED, WOULD_REPLAY or WOULD_DISCARD.
+	Result        string `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	Detail        string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	Done          int32  `protobuf:"varint,4,opt,name=done,proto3" json:"done,omitempty"`
+	Total         int32  `protobuf:"varint,5,opt,name=total,proto3" json:"total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeadLetterOutcome) Reset() {
+	*x = DeadLetterOutcome{}
+	mi := &file_hodei_audit_v1_audit_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeadLetterOutcome) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeadLetterOutcome) ProtoMessage() {}
+
+func (x *DeadLetterOutcome) ProtoReflect() protoreflect.Message {
+	mi := &file_hodei_audit_v1_audit_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeadLetterOutcome.ProtoReflect.Descriptor instead.
+func (*DeadLetterOutcome) Descriptor() ([]byte, []int) {
+	return file_hodei_audit_v1_audit_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *DeadLetterOutcome) GetDeadLetter() *DeadLetter {
+	if x != nil {
+		return x.DeadLetter
+	}
+	return nil
+}
+
+func (x *DeadLetterOutcome) GetResult() string {
+	if x != nil {
+		return x.Result
+	}
+	return ""
+}
+
+func (x *DeadLetterOutcome) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *DeadLetterOutcome) GetDone() int32 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *DeadLetterOutcome) GetTotal() int32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
 type ListDeadLettersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty = all.
 	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
 	Type    string                 `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
 	Since   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
-	// Default 100.
-	Limit         int32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Default 100: the newest.
+	Limit         int32                  `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	Aggregate     string                 `protobuf:"bytes,5,opt,name=aggregate,proto3" json:"aggregate,omitempty"`
+	CorrelationId string                 `protobuf:"bytes,6,opt,name=correlation_id,json=correlationId,proto3" json:"correlation_id,omitempty"`
+	Until         *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=until,proto3" json:"until,omitempty"`
+	Fingerprint   string                 `protobuf:"bytes,8,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	// Also what was replayed or discarded.
+	Resolved      bool `protobuf:"varint,9,opt,name=resolved,proto3" json:"resolved,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListDeadLettersRequest) Reset() {
 	*x = ListDeadLettersRequest{}
-	mi := &file_hodei_audit_v1_audit_proto_msgTypes[9]
+	mi := &file_hodei_audit_v1_audit_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -632,7 +1171,7 @@ func (x *ListDeadLettersRequest) String() string {
 func (*ListDeadLettersRequest) ProtoMessage() {}
 
 func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_audit_v1_audit_proto_msgTypes[9]
+	mi := &file_hodei_audit_v1_audit_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -645,7 +1184,7 @@ func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_hodei_audit_v1_audit_proto_rawDescGZIP(), []int{9}
+	return file_hodei_audit_v1_audit_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListDeadLettersRequest) GetService() string {
@@ -676,10 +1215,45 @@ func (x *ListDeadLettersRequest) GetLimit() int32 {
 	return 0
 }
 
+func (x *ListDeadLettersRequest) GetAggregate() string {
+	if x != nil {
+		return x.Aggregate
+	}
+	return ""
+}
+
+func (x *ListDeadLettersRequest) GetCorrelationId() string {
+	if x != nil {
+		return x.CorrelationId
+	}
+	return ""
+}
+
+func (x *ListDeadLettersRequest) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *ListDeadLettersRequest) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
+func (x *ListDeadLettersRequest) GetResolved() bool {
+	if x != nil {
+		return x.Resolved
+	}
+	return false
+}
+
 type ListDeadLettersResponse struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	DeadLetters []*DeadLetter          `protobuf:"bytes,1,rep,name=dead_letters,json=deadLetters,proto3" json:"dead_letters,omitempty"`
-	// All that there are, by service.
+	// All open ones, by service.
 	Counts        map[string]int64 `protobuf:"bytes,2,rep,name=counts,proto3" json:"counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -687,7 +1261,7 @@ type ListDeadLettersResponse struct {
 
 func (x *ListDeadLettersResponse) Reset() {
 	*x = ListDeadLettersResponse{}
-	mi := &file_hodei_audit_v1_audit_proto_msgTypes[10]
+	mi := &file_hodei_audit_v1_audit_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -699,7 +1273,7 @@ func (x *ListDeadLettersResponse) String() string {
 func (*ListDeadLettersResponse) ProtoMessage() {}
 
 func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_audit_v1_audit_proto_msgTypes[10]
+	mi := &file_hodei_audit_v1_audit_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -712,7 +1286,7 @@ func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_hodei_audit_v1_audit_proto_rawDescGZIP(), []int{10}
+	return file_hodei_audit_v1_audit_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListDeadLettersResponse) GetDeadLetters() []*DeadLetter {
@@ -738,7 +1312,7 @@ type GetDeadLetterRequest struct {
 
 func (x *GetDeadLetterRequest) Reset() {
 	*x = GetDeadLetterRequest{}
-	mi := &file_hodei_audit_v1_audit_proto_msgTypes[11]
+	mi := &file_hodei_audit_v1_audit_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +1324,7 @@ func (x *GetDeadLetterRequest) String() string {
 func (*GetDeadLetterRequest) ProtoMessage() {}
 
 func (x *GetDeadLetterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_audit_v1_audit_proto_msgTypes[11]
+	mi := &file_hodei_audit_v1_audit_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +1337,7 @@ func (x *GetDeadLetterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeadLetterRequest.ProtoReflect.Descriptor instead.
 func (*GetDeadLetterRequest) Descriptor() ([]byte, []int) {
-	return file_hodei_audit_v1_audit_proto_rawDescGZIP(), []int{11}
+	return file_hodei_audit_v1_audit_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetDeadLetterRequest) GetId() string {
@@ -785,7 +1359,7 @@ type GetDeadLetterResponse struct {
 
 func (x *GetDeadLetterResponse) Reset() {
 	*x = GetDeadLetterResponse{}
-	mi := &file_hodei_audit_v1_audit_proto_msgTypes[12]
+	mi := &file_hodei_audit_v1_audit_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +1371,7 @@ func (x *GetDeadLetterResponse) String() string {
 func (*GetDeadLetterResponse) ProtoMessage() {}
 
 func (x *GetDeadLetterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hodei_audit_v1_audit_proto_msgTypes[12]
+	mi := &file_hodei_audit_v1_audit_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +1384,7 @@ func (x *GetDeadLetterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeadLetterResponse.ProtoReflect.Descriptor instead.
 func (*GetDeadLetterResponse) Descriptor() ([]byte, []int) {
-	return file_hodei_audit_v1_audit_proto_rawDescGZIP(), []int{12}
+	return file_hodei_audit_v1_audit_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetDeadLetterResponse) GetDeadLetter() *DeadLetter {
@@ -872,7 +1446,7 @@ const file_hodei_audit_v1_audit_proto_rawDesc = "" +
 	"\x05nodes\x18\x02 \x03(\v2\x19.hodei.audit.v1.TraceNodeR\x05nodes\"R\n" +
 	"\tTraceNode\x12/\n" +
 	"\x05event\x18\x01 \x01(\v2\x19.hodei.scheduler.v1.EventR\x05event\x12\x14\n" +
-	"\x05depth\x18\x02 \x01(\x05R\x05depth\"\xc1\x02\n" +
+	"\x05depth\x18\x02 \x01(\x05R\x05depth\"\xba\x04\n" +
 	"\n" +
 	"DeadLetter\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
@@ -885,12 +1459,64 @@ const file_hodei_audit_v1_audit_proto_rawDesc = "" +
 	"deliveries\x18\a \x01(\x05R\n" +
 	"deliveries\x125\n" +
 	"\bfirst_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\afirstAt\x123\n" +
-	"\alast_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x06lastAt\"\x8e\x01\n" +
+	"\alast_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x06lastAt\x12\x14\n" +
+	"\x05state\x18\n" +
+	" \x01(\tR\x05state\x12\x12\n" +
+	"\x04kind\x18\v \x01(\tR\x04kind\x12 \n" +
+	"\vfingerprint\x18\f \x01(\tR\vfingerprint\x12\x18\n" +
+	"\areplays\x18\r \x01(\x05R\areplays\x12\x14\n" +
+	"\x05parks\x18\x0e \x01(\bR\x05parks\x12\x0e\n" +
+	"\x02by\x18\x0f \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x10 \x01(\tR\x06reason\x12;\n" +
+	"\vrecorded_at\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"recordedAt\x12\x16\n" +
+	"\x06edited\x18\x12 \x01(\fR\x06edited\"\x9d\x02\n" +
+	"\x10DeadLetterFilter\x12\x10\n" +
+	"\x03ids\x18\x01 \x03(\tR\x03ids\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
+	"\x04type\x18\x03 \x01(\tR\x04type\x12\x1c\n" +
+	"\taggregate\x18\x04 \x01(\tR\taggregate\x12%\n" +
+	"\x0ecorrelation_id\x18\x05 \x01(\tR\rcorrelationId\x120\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
+	"\x05until\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12 \n" +
+	"\vfingerprint\x18\b \x01(\tR\vfingerprint\"\xd8\x01\n" +
+	"\x18ReplayDeadLettersRequest\x128\n" +
+	"\x06filter\x18\x01 \x01(\v2 .hodei.audit.v1.DeadLetterFilterR\x06filter\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x17\n" +
+	"\adry_run\x18\x05 \x01(\bR\x06dryRun\x12\x17\n" +
+	"\ano_wait\x18\x06 \x01(\bR\x06noWait\x12\x12\n" +
+	"\x04rate\x18\a \x01(\x01R\x04rate\"X\n" +
+	"\x19ReplayDeadLettersResponse\x12;\n" +
+	"\aoutcome\x18\x01 \x01(\v2!.hodei.audit.v1.DeadLetterOutcomeR\aoutcome\"\xcd\x01\n" +
+	"\x19DiscardDeadLettersRequest\x128\n" +
+	"\x06filter\x18\x01 \x01(\v2 .hodei.audit.v1.DeadLetterFilterR\x06filter\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1f\n" +
+	"\vwith_parked\x18\x04 \x01(\bR\n" +
+	"withParked\x12\x17\n" +
+	"\adry_run\x18\x05 \x01(\bR\x06dryRun\x12\x12\n" +
+	"\x04rate\x18\x06 \x01(\x01R\x04rate\"Y\n" +
+	"\x1aDiscardDeadLettersResponse\x12;\n" +
+	"\aoutcome\x18\x01 \x01(\v2!.hodei.audit.v1.DeadLetterOutcomeR\aoutcome\"\xaa\x01\n" +
+	"\x11DeadLetterOutcome\x12;\n" +
+	"\vdead_letter\x18\x01 \x01(\v2\x1a.hodei.audit.v1.DeadLetterR\n" +
+	"deadLetter\x12\x16\n" +
+	"\x06result\x18\x02 \x01(\tR\x06result\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x12\n" +
+	"\x04done\x18\x04 \x01(\x05R\x04done\x12\x14\n" +
+	"\x05total\x18\x05 \x01(\x05R\x05total\"\xc3\x02\n" +
 	"\x16ListDeadLettersRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x120\n" +
 	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
-	"\x05limit\x18\x04 \x01(\x05R\x05limit\"\xe0\x01\n" +
+	"\x05limit\x18\x04 \x01(\x05R\x05limit\x12\x1c\n" +
+	"\taggregate\x18\x05 \x01(\tR\taggregate\x12%\n" +
+	"\x0ecorrelation_id\x18\x06 \x01(\tR\rcorrelationId\x120\n" +
+	"\x05until\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12 \n" +
+	"\vfingerprint\x18\b \x01(\tR\vfingerprint\x12\x1a\n" +
+	"\bresolved\x18\t \x01(\bR\bresolved\"\xe0\x01\n" +
 	"\x17ListDeadLettersResponse\x12=\n" +
 	"\fdead_letters\x18\x01 \x03(\v2\x1a.hodei.audit.v1.DeadLetterR\vdeadLetters\x12K\n" +
 	"\x06counts\x18\x02 \x03(\v23.hodei.audit.v1.ListDeadLettersResponse.CountsEntryR\x06counts\x1a9\n" +
@@ -910,10 +1536,12 @@ const file_hodei_audit_v1_audit_proto_rawDesc = "" +
 	"\fAuditService\x12Y\n" +
 	"\fSearchEvents\x12#.hodei.audit.v1.SearchEventsRequest\x1a$.hodei.audit.v1.SearchEventsResponse\x12V\n" +
 	"\vCountEvents\x12\".hodei.audit.v1.CountEventsRequest\x1a#.hodei.audit.v1.CountEventsResponse\x12V\n" +
-	"\vTraceEvents\x12\".hodei.audit.v1.TraceEventsRequest\x1a#.hodei.audit.v1.TraceEventsResponse2\xd5\x01\n" +
+	"\vTraceEvents\x12\".hodei.audit.v1.TraceEventsRequest\x1a#.hodei.audit.v1.TraceEventsResponse2\xb0\x03\n" +
 	"\x11DeadLetterService\x12b\n" +
 	"\x0fListDeadLetters\x12&.hodei.audit.v1.ListDeadLettersRequest\x1a'.hodei.audit.v1.ListDeadLettersResponse\x12\\\n" +
-	"\rGetDeadLetter\x12$.hodei.audit.v1.GetDeadLetterRequest\x1a%.hodei.audit.v1.GetDeadLetterResponseB(Z&hodei.dev/proto/hodei/audit/v1;auditv1b\x06proto3"
+	"\rGetDeadLetter\x12$.hodei.audit.v1.GetDeadLetterRequest\x1a%.hodei.audit.v1.GetDeadLetterResponse\x12j\n" +
+	"\x11ReplayDeadLetters\x12(.hodei.audit.v1.ReplayDeadLettersRequest\x1a).hodei.audit.v1.ReplayDeadLettersResponse0\x01\x12m\n" +
+	"\x12DiscardDeadLetters\x12).hodei.audit.v1.DiscardDeadLettersRequest\x1a*.hodei.audit.v1.DiscardDeadLettersResponse0\x01B(Z&hodei.dev/proto/hodei/audit/v1;auditv1b\x06proto3"
 
 var (
 	file_hodei_audit_v1_audit_proto_rawDescOnce sync.Once
@@ -927,59 +1555,78 @@ func file_hodei_audit_v1_audit_proto_rawDescGZIP() []byte {
 	return file_hodei_audit_v1_audit_proto_rawDescData
 }
 
-var file_hodei_audit_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_hodei_audit_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_hodei_audit_v1_audit_proto_goTypes = []any{
-	(*EventFilter)(nil),             // 0: hodei.audit.v1.EventFilter
-	(*SearchEventsRequest)(nil),     // 1: hodei.audit.v1.SearchEventsRequest
-	(*SearchEventsResponse)(nil),    // 2: hodei.audit.v1.SearchEventsResponse
-	(*CountEventsRequest)(nil),      // 3: hodei.audit.v1.CountEventsRequest
-	(*CountEventsResponse)(nil),     // 4: hodei.audit.v1.CountEventsResponse
-	(*TraceEventsRequest)(nil),      // 5: hodei.audit.v1.TraceEventsRequest
-	(*TraceEventsResponse)(nil),     // 6: hodei.audit.v1.TraceEventsResponse
-	(*TraceNode)(nil),               // 7: hodei.audit.v1.TraceNode
-	(*DeadLetter)(nil),              // 8: hodei.audit.v1.DeadLetter
-	(*ListDeadLettersRequest)(nil),  // 9: hodei.audit.v1.ListDeadLettersRequest
-	(*ListDeadLettersResponse)(nil), // 10: hodei.audit.v1.ListDeadLettersResponse
-	(*GetDeadLetterRequest)(nil),    // 11: hodei.audit.v1.GetDeadLetterRequest
-	(*GetDeadLetterResponse)(nil),   // 12: hodei.audit.v1.GetDeadLetterResponse
-	nil,                             // 13: hodei.audit.v1.CountEventsResponse.CountsEntry
-	nil,                             // 14: hodei.audit.v1.ListDeadLettersResponse.CountsEntry
-	nil,                             // 15: hodei.audit.v1.GetDeadLetterResponse.HeadersEntry
-	(*timestamppb.Timestamp)(nil),   // 16: google.protobuf.Timestamp
-	(*v1.Event)(nil),                // 17: hodei.scheduler.v1.Event
+	(*EventFilter)(nil),                // 0: hodei.audit.v1.EventFilter
+	(*SearchEventsRequest)(nil),        // 1: hodei.audit.v1.SearchEventsRequest
+	(*SearchEventsResponse)(nil),       // 2: hodei.audit.v1.SearchEventsResponse
+	(*CountEventsRequest)(nil),         // 3: hodei.audit.v1.CountEventsRequest
+	(*CountEventsResponse)(nil),        // 4: hodei.audit.v1.CountEventsResponse
+	(*TraceEventsRequest)(nil),         // 5: hodei.audit.v1.TraceEventsRequest
+	(*TraceEventsResponse)(nil),        // 6: hodei.audit.v1.TraceEventsResponse
+	(*TraceNode)(nil),                  // 7: hodei.audit.v1.TraceNode
+	(*DeadLetter)(nil),                 // 8: hodei.audit.v1.DeadLetter
+	(*DeadLetterFilter)(nil),           // 9: hodei.audit.v1.DeadLetterFilter
+	(*ReplayDeadLettersRequest)(nil),   // 10: hodei.audit.v1.ReplayDeadLettersRequest
+	(*ReplayDeadLettersResponse)(nil),  // 11: hodei.audit.v1.ReplayDeadLettersResponse
+	(*DiscardDeadLettersRequest)(nil),  // 12: hodei.audit.v1.DiscardDeadLettersRequest
+	(*DiscardDeadLettersResponse)(nil), // 13: hodei.audit.v1.DiscardDeadLettersResponse
+	(*DeadLetterOutcome)(nil),          // 14: hodei.audit.v1.DeadLetterOutcome
+	(*ListDeadLettersRequest)(nil),     // 15: hodei.audit.v1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil),    // 16: hodei.audit.v1.ListDeadLettersResponse
+	(*GetDeadLetterRequest)(nil),       // 17: hodei.audit.v1.GetDeadLetterRequest
+	(*GetDeadLetterResponse)(nil),      // 18: hodei.audit.v1.GetDeadLetterResponse
+	nil,                                // 19: hodei.audit.v1.CountEventsResponse.CountsEntry
+	nil,                                // 20: hodei.audit.v1.ListDeadLettersResponse.CountsEntry
+	nil,                                // 21: hodei.audit.v1.GetDeadLetterResponse.HeadersEntry
+	(*timestamppb.Timestamp)(nil),      // 22: google.protobuf.Timestamp
+	(*v1.Event)(nil),                   // 23: hodei.scheduler.v1.Event
 }
 var file_hodei_audit_v1_audit_proto_depIdxs = []int32{
-	16, // 0: hodei.audit.v1.EventFilter.since:type_name -> google.protobuf.Timestamp
-	16, // 1: hodei.audit.v1.EventFilter.until:type_name -> google.protobuf.Timestamp
+	22, // 0: hodei.audit.v1.EventFilter.since:type_name -> google.protobuf.Timestamp
+	22, // 1: hodei.audit.v1.EventFilter.until:type_name -> google.protobuf.Timestamp
 	0,  // 2: hodei.audit.v1.SearchEventsRequest.filter:type_name -> hodei.audit.v1.EventFilter
-	17, // 3: hodei.audit.v1.SearchEventsResponse.events:type_name -> hodei.scheduler.v1.Event
+	23, // 3: hodei.audit.v1.SearchEventsResponse.events:type_name -> hodei.scheduler.v1.Event
 	0,  // 4: hodei.audit.v1.CountEventsRequest.filter:type_name -> hodei.audit.v1.EventFilter
-	13, // 5: hodei.audit.v1.CountEventsResponse.counts:type_name -> hodei.audit.v1.CountEventsResponse.CountsEntry
+	19, // 5: hodei.audit.v1.CountEventsResponse.counts:type_name -> hodei.audit.v1.CountEventsResponse.CountsEntry
 	7,  // 6: hodei.audit.v1.TraceEventsResponse.nodes:type_name -> hodei.audit.v1.TraceNode
-	17, // 7: hodei.audit.v1.TraceNode.event:type_name -> hodei.scheduler.v1.Event
-	17, // 8: hodei.audit.v1.DeadLetter.event:type_name -> hodei.scheduler.v1.Event
-	16, // 9: hodei.audit.v1.DeadLetter.first_at:type_name -> google.protobuf.Timestamp
-	16, // 10: hodei.audit.v1.DeadLetter.last_at:type_name -> google.protobuf.Timestamp
-	16, // 11: hodei.audit.v1.ListDeadLettersRequest.since:type_name -> google.protobuf.Timestamp
-	8,  // 12: hodei.audit.v1.ListDeadLettersResponse.dead_letters:type_name -> hodei.audit.v1.DeadLetter
-	14, // 13: hodei.audit.v1.ListDeadLettersResponse.counts:type_name -> hodei.audit.v1.ListDeadLettersResponse.CountsEntry
-	8,  // 14: hodei.audit.v1.GetDeadLetterResponse.dead_letter:type_name -> hodei.audit.v1.DeadLetter
-	15, // 15: hodei.audit.v1.GetDeadLetterResponse.headers:type_name -> hodei.audit.v1.GetDeadLetterResponse.HeadersEntry
-	1,  // 16: hodei.audit.v1.AuditService.SearchEvents:input_type -> hodei.audit.v1.SearchEventsRequest
-	3,  // 17: hodei.audit.v1.AuditService.CountEvents:input_type -> hodei.audit.v1.CountEventsRequest
-	5,  // 18: hodei.audit.v1.AuditService.TraceEvents:input_type -> hodei.audit.v1.TraceEventsRequest
-	9,  // 19: hodei.audit.v1.DeadLetterService.ListDeadLetters:input_type -> hodei.audit.v1.ListDeadLettersRequest
-	11, // 20: hodei.audit.v1.DeadLetterService.GetDeadLetter:input_type -> hodei.audit.v1.GetDeadLetterRequest
-	2,  // 21: hodei.audit.v1.AuditService.SearchEvents:output_type -> hodei.audit.v1.SearchEventsResponse
-	4,  // 22: hodei.audit.v1.AuditService.CountEvents:output_type -> hodei.audit.v1.CountEventsResponse
-	6,  // 23: hodei.audit.v1.AuditService.TraceEvents:output_type -> hodei.audit.v1.TraceEventsResponse
-	10, // 24: hodei.audit.v1.DeadLetterService.ListDeadLetters:output_type -> hodei.audit.v1.ListDeadLettersResponse
-	12, // 25: hodei.audit.v1.DeadLetterService.GetDeadLetter:output_type -> hodei.audit.v1.GetDeadLetterResponse
-	21, // [21:26] is the sub-list for method output_type
-	16, // [16:21] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	23, // 7: hodei.audit.v1.TraceNode.event:type_name -> hodei.scheduler.v1.Event
+	23, // 8: hodei.audit.v1.DeadLetter.event:type_name -> hodei.scheduler.v1.Event
+	22, // 9: hodei.audit.v1.DeadLetter.first_at:type_name -> google.protobuf.Timestamp
+	22, // 10: hodei.audit.v1.DeadLetter.last_at:type_name -> google.protobuf.Timestamp
+	22, // 11: hodei.audit.v1.DeadLetter.recorded_at:type_name -> google.protobuf.Timestamp
+	22, // 12: hodei.audit.v1.DeadLetterFilter.since:type_name -> google.protobuf.Timestamp
+	22, // 13: hodei.audit.v1.DeadLetterFilter.until:type_name -> google.protobuf.Timestamp
+	9,  // 14: hodei.audit.v1.ReplayDeadLettersRequest.filter:type_name -> hodei.audit.v1.DeadLetterFilter
+	14, // 15: hodei.audit.v1.ReplayDeadLettersResponse.outcome:type_name -> hodei.audit.v1.DeadLetterOutcome
+	9,  // 16: hodei.audit.v1.DiscardDeadLettersRequest.filter:type_name -> hodei.audit.v1.DeadLetterFilter
+	14, // 17: hodei.audit.v1.DiscardDeadLettersResponse.outcome:type_name -> hodei.audit.v1.DeadLetterOutcome
+	8,  // 18: hodei.audit.v1.DeadLetterOutcome.dead_letter:type_name -> hodei.audit.v1.DeadLetter
+	22, // 19: hodei.audit.v1.ListDeadLettersRequest.since:type_name -> google.protobuf.Timestamp
+	22, // 20: hodei.audit.v1.ListDeadLettersRequest.until:type_name -> google.protobuf.Timestamp
+	8,  // 21: hodei.audit.v1.ListDeadLettersResponse.dead_letters:type_name -> hodei.audit.v1.DeadLetter
+	20, // 22: hodei.audit.v1.ListDeadLettersResponse.counts:type_name -> hodei.audit.v1.ListDeadLettersResponse.CountsEntry
+	8,  // 23: hodei.audit.v1.GetDeadLetterResponse.dead_letter:type_name -> hodei.audit.v1.DeadLetter
+	21, // 24: hodei.audit.v1.GetDeadLetterResponse.headers:type_name -> hodei.audit.v1.GetDeadLetterResponse.HeadersEntry
+	1,  // 25: hodei.audit.v1.AuditService.SearchEvents:input_type -> hodei.audit.v1.SearchEventsRequest
+	3,  // 26: hodei.audit.v1.AuditService.CountEvents:input_type -> hodei.audit.v1.CountEventsRequest
+	5,  // 27: hodei.audit.v1.AuditService.TraceEvents:input_type -> hodei.audit.v1.TraceEventsRequest
+	15, // 28: hodei.audit.v1.DeadLetterService.ListDeadLetters:input_type -> hodei.audit.v1.ListDeadLettersRequest
+	17, // 29: hodei.audit.v1.DeadLetterService.GetDeadLetter:input_type -> hodei.audit.v1.GetDeadLetterRequest
+	10, // 30: hodei.audit.v1.DeadLetterService.ReplayDeadLetters:input_type -> hodei.audit.v1.ReplayDeadLettersRequest
+	12, // 31: hodei.audit.v1.DeadLetterService.DiscardDeadLetters:input_type -> hodei.audit.v1.DiscardDeadLettersRequest
+	2,  // 32: hodei.audit.v1.AuditService.SearchEvents:output_type -> hodei.audit.v1.SearchEventsResponse
+	4,  // 33: hodei.audit.v1.AuditService.CountEvents:output_type -> hodei.audit.v1.CountEventsResponse
+	6,  // 34: hodei.audit.v1.AuditService.TraceEvents:output_type -> hodei.audit.v1.TraceEventsResponse
+	16, // 35: hodei.audit.v1.DeadLetterService.ListDeadLetters:output_type -> hodei.audit.v1.ListDeadLettersResponse
+	18, // 36: hodei.audit.v1.DeadLetterService.GetDeadLetter:output_type -> hodei.audit.v1.GetDeadLetterResponse
+	11, // 37: hodei.audit.v1.DeadLetterService.ReplayDeadLetters:output_type -> hodei.audit.v1.ReplayDeadLettersResponse
+	13, // 38: hodei.audit.v1.DeadLetterService.DiscardDeadLetters:output_type -> hodei.audit.v1.DiscardDeadLettersResponse
+	32, // [32:39] is the sub-list for method output_type
+	25, // [25:32] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_hodei_audit_v1_audit_proto_init() }
@@ -993,7 +1640,7 @@ func file_hodei_audit_v1_audit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hodei_audit_v1_audit_proto_rawDesc), len(file_hodei_audit_v1_audit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

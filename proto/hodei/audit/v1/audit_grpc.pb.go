@@ -207,8 +207,10 @@ var AuditService_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	DeadLetterService_ListDeadLetters_FullMethodName = "/hodei.audit.v1.DeadLetterService/ListDeadLetters"
-	DeadLetterService_GetDeadLetter_FullMethodName   = "/hodei.audit.v1.DeadLetterService/GetDeadLetter"
+	DeadLetterService_ListDeadLetters_FullMethodName    = "/hodei.audit.v1.DeadLetterService/ListDeadLetters"
+	DeadLetterService_GetDeadLetter_FullMethodName      = "/hodei.audit.v1.DeadLetterService/GetDeadLetter"
+	DeadLetterService_ReplayDeadLetters_FullMethodName  = "/hodei.audit.v1.DeadLetterService/ReplayDeadLetters"
+	DeadLetterService_DiscardDeadLetters_FullMethodName = "/hodei.audit.v1.DeadLetterService/DiscardDeadLetters"
 )
 
 // DeadLetterServiceClient is the client API for DeadLetterService service.
@@ -219,6 +221,10 @@ const (
 type DeadLetterServiceClient interface {
 	ListDeadLetters(ctx context.Context, in *ListDeadLettersRequest, opts ...grpc.CallOption) (*ListDeadLettersResponse, error)
 	GetDeadLetter(ctx context.Context, in *GetDeadLetterRequest, opts ...grpc.CallOption) (*GetDeadLetterResponse, error)
+	// ReplayDeadLetters sends events back to the consumers that failed, in order, and answers each with its outcome.
+	ReplayDeadLetters(ctx context.Context, in *ReplayDeadLettersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReplayDeadLettersResponse], error)
+	// DiscardDeadLetters gives events up; what is parked behind them goes on.
+	DiscardDeadLetters(ctx context.Context, in *DiscardDeadLettersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DiscardDeadLettersResponse], error)
 }
 
 type deadLetterServiceClient struct {
@@ -249,6 +255,44 @@ func (c *deadLetterServiceClient) GetDeadLetter(ctx context.Context, in *GetDead
 	return out, nil
 }
 
+func (c *deadLetterServiceClient) ReplayDeadLetters(ctx context.Context, in *ReplayDeadLettersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReplayDeadLettersResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &DeadLetterService_ServiceDesc.Streams[0], DeadLetterService_ReplayDeadLetters_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ReplayDeadLettersRequest, ReplayDeadLettersResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DeadLetterService_ReplayDeadLettersClient = grpc.ServerStreamingClient[ReplayDeadLettersResponse]
+
+func (c *deadLetterServiceClient) DiscardDeadLetters(ctx context.Context, in *DiscardDeadLettersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DiscardDeadLettersResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &DeadLetterService_ServiceDesc.Streams[1], DeadLetterService_DiscardDeadLetters_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[DiscardDeadLettersRequest, DiscardDeadLettersResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DeadLetterService_DiscardDeadLettersClient = grpc.ServerStreamingClient[DiscardDeadLettersResponse]
+
 // DeadLetterServiceServer is the server API for DeadLetterService service.
 // All implementations must embed UnimplementedDeadLetterServiceServer
 // for forward compatibility.
@@ -257,6 +301,10 @@ func (c *deadLetterServiceClient) GetDeadLetter(ctx context.Context, in *GetDead
 type DeadLetterServiceServer interface {
 	ListDeadLetters(context.Context, *ListDeadLettersRequest) (*ListDeadLettersResponse, error)
 	GetDeadLetter(context.Context, *GetDeadLetterRequest) (*GetDeadLetterResponse, error)
+	// ReplayDeadLetters sends events back to the consumers that failed, in order, and answers each with its outcome.
+	ReplayDeadLetters(*ReplayDeadLettersRequest, grpc.ServerStreamingServer[ReplayDeadLettersResponse]) error
+	// DiscardDeadLetters gives events up; what is parked behind them goes on.
+	DiscardDeadLetters(*DiscardDeadLettersRequest, grpc.ServerStreamingServer[DiscardDeadLettersResponse]) error
 	mustEmbedUnimplementedDeadLetterServiceServer()
 }
 
@@ -272,6 +320,12 @@ func (UnimplementedDeadLetterServiceServer) ListDeadLetters(context.Context, *Li
 }
 func (UnimplementedDeadLetterServiceServer) GetDeadLetter(context.Context, *GetDeadLetterRequest) (*GetDeadLetterResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetDeadLetter not implemented")
+}
+func (UnimplementedDeadLetterServiceServer) ReplayDeadLetters(*ReplayDeadLettersRequest, grpc.ServerStreamingServer[ReplayDeadLettersResponse]) error {
+	return status.Error(codes.Unimplemented, "method ReplayDeadLetters not implemented")
+}
+func (UnimplementedDeadLetterServiceServer) DiscardDeadLetters(*DiscardDeadLettersRequest, grpc.ServerStreamingServer[DiscardDeadLettersResponse]) error {
+	return status.Error(codes.Unimplemented, "method DiscardDeadLetters not implemented")
 }
 func (UnimplementedDeadLetterServiceServer) mustEmbedUnimplementedDeadLetterServiceServer() {}
 func (UnimplementedDeadLetterServiceServer) testEmbeddedByValue()                           {}
@@ -330,6 +384,28 @@ func _DeadLetterService_GetDeadLetter_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DeadLetterService_ReplayDeadLetters_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ReplayDeadLettersRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(DeadLetterServiceServer).ReplayDeadLetters(m, &grpc.GenericServerStream[ReplayDeadLettersRequest, ReplayDeadLettersResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DeadLetterService_ReplayDeadLettersServer = grpc.ServerStreamingServer[ReplayDeadLettersResponse]
+
+func _DeadLetterService_DiscardDeadLetters_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(DiscardDeadLettersRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(DeadLetterServiceServer).DiscardDeadLetters(m, &grpc.GenericServerStream[DiscardDeadLettersRequest, DiscardDeadLettersResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DeadLetterService_DiscardDeadLettersServer = grpc.ServerStreamingServer[DiscardDeadLettersResponse]
+
 // DeadLetterService_ServiceDesc is the grpc.ServiceDesc for DeadLetterService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -346,6 +422,17 @@ var DeadLetterService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _DeadLetterService_GetDeadLetter_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "ReplayDeadLetters",
+			Handler:       _DeadLetterService_ReplayDeadLetters_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "DiscardDeadLetters",
+			Handler:       _DeadLetterService_DiscardDeadLetters_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "hodei/audit/v1/audit.proto",
 }

@@ -2,120 +2,184 @@ package rpc
 
 import (
 	"context"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"hodei.dev/libs/domain/fault"
-	"hodei.dev/libs/eventing/bus"
-	"hodei.dev/libs/eventing/deadletter"
+	"hodei.dev/libs/eventing/event"
+	"hodei.dev/libs/eventing/store"
 	auditv1 "hodei.dev/proto/hodei/audit/v1"
+	schedulerv1 "hodei.dev/proto/hodei/scheduler/v1"
+	"hodei.dev/services/audit/internal/app"
 )
 
-// natsTimeout bounds what a call waits for NATS.
-const natsTimeout = 10 * time.Second
-
-// maxLetters is the most dead letters of one answer.
-const maxLetters = 1000
+const (
+	// maxLetters is the most dead letters of one answer.
+	maxLetters = 1000
+	// maxRate is the most letters a second that a caller may ask for.
+	maxRate = 1000
+)
 
 // DeadLetters is DeadLetterService. Its fields are set before it serves.
 type DeadLetters struct {
 	auditv1.UnimplementedDeadLetterServiceServer
-	// JS is where the dead-letter streams are.
-	JS jetstream.JetStream
+	// Letters are the use cases.
+	Letters *app.Letters
+	// Log is the event log, which has the originals.
+	Log interface {
+		Read(ctx context.Context, o store.ReadOptions) ([]event.Event, error)
+	}
+	// Meta says who calls.
+	Meta func(ctx context.Context) event.Meta
 }
 
-// ListDeadLetters returns the newest dead letters, oldest first, and how many
-// there are of each service.
+// ListDeadLetters returns the newest dead letters that match, oldest first, and
+// how many open ones there are of each service.
 func (s *DeadLetters) ListDeadLetters(ctx context.Context, in *auditv1.ListDeadLettersRequest) (*auditv1.ListDeadLettersResponse, error) {
-	f, err := letterFilter(in)
+	var wrong fault.Fields
+	f := readLetterFilter(&wrong, &auditv1.DeadLetterFilter{
+		Service: in.GetService(), Type: in.GetType(), Aggregate: in.GetAggregate(), CorrelationId: in.GetCorrelationId(),
+		Since: in.GetSince(), Until: in.GetUntil(), Fingerprint: in.GetFingerprint(),
+	})
+	f.Resolved = in.GetResolved()
+	limit := int(in.GetLimit())
+	if limit < 0 || limit > maxLetters {
+		wrong.Add("limit", "%d: from 1 to %d, or 0 for 100", limit, maxLetters)
+	}
+	if err := wrong.Err("the list"); err != nil {
+		return nil, err
+	}
+	if limit == 0 {
+		limit = defaultPage
+	}
+	found, open, err := s.Letters.Find(ctx, f)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, natsTimeout)
-	defer cancel()
-	letters, err := deadletter.List(ctx, s.JS, f)
-	if err != nil {
-		return nil, away(ctx, err)
-	}
-	counts, err := deadletter.Count(ctx, s.JS)
-	if err != nil {
-		return nil, away(ctx, err)
-	}
-	out := &auditv1.ListDeadLettersResponse{Counts: map[string]int64{}}
-	for service, n := range counts {
-		out.Counts[service] = int64(n)
-	}
-	for _, l := range letters {
+	out := &auditv1.ListDeadLettersResponse{Counts: open}
+	for _, l := range found[max(0, len(found)-limit):] {
 		out.DeadLetters = append(out.DeadLetters, letter(l))
 	}
 	return out, nil
 }
 
-// GetDeadLetter returns one dead letter with the message as it was.
+// GetDeadLetter returns one dead letter with its event as the log has it.
 func (s *DeadLetters) GetDeadLetter(ctx context.Context, in *auditv1.GetDeadLetterRequest) (*auditv1.GetDeadLetterResponse, error) {
-	service, number, _ := strings.Cut(in.GetId(), "/")
-	sequence, err := strconv.ParseUint(number, 10, 63)
-	var wrong fault.Fields
-	if err != nil || sequence == 0 || !bus.ValidToken(service) {
-		wrong.Add("id", "%q: give SERVICE/NUMBER as `hodei dlq list` shows it, such as scheduler/1", clip(in.GetId()))
-	}
-	if err := wrong.Err("the request"); err != nil {
+	found, _, err := s.Letters.Find(ctx, app.LetterFilter{IDs: []string{in.GetId()}})
+	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, natsTimeout)
-	defer cancel()
-	l, err := deadletter.Get(ctx, s.JS, service, sequence)
+	l := found[0]
+	out := &auditv1.GetDeadLetterResponse{DeadLetter: letter(l), Headers: map[string]string{}}
+	events, err := s.Log.Read(ctx, store.ReadOptions{After: l.Position - 1, Through: l.Position, Limit: 1})
 	if err != nil {
-		return nil, away(ctx, err)
+		return nil, err
 	}
-	out := &auditv1.GetDeadLetterResponse{DeadLetter: letter(l), Headers: map[string]string{}, Raw: l.Data}
-	for k, v := range l.Header {
-		out.Headers[k] = strings.ToValidUTF8(strings.Join(v, ", "), "?")
+	if len(events) == 1 {
+		out.DeadLetter.Event, out.Raw = message(events[0]), events[0].Data
+		for k, v := range events[0].Header() {
+			out.Headers[k] = strings.ToValidUTF8(strings.Join(v, ", "), "?")
+		}
 	}
 	return out, nil
 }
 
-func letterFilter(in *auditv1.ListDeadLettersRequest) (deadletter.Filter, error) {
+// ReplayDeadLetters sends events back to the consumers that could not handle them.
+func (s *DeadLetters) ReplayDeadLetters(in *auditv1.ReplayDeadLettersRequest, out grpc.ServerStreamingServer[auditv1.ReplayDeadLettersResponse]) error {
+	op := app.Operation{Data: in.GetData(), Reason: in.GetReason(), DryRun: in.GetDryRun(), NoWait: in.GetNoWait()}
+	return s.run(out.Context(), op, in.GetFilter(), in.GetAll(), in.GetRate(), func(o *auditv1.DeadLetterOutcome) error {
+		return out.Send(&auditv1.ReplayDeadLettersResponse{Outcome: o})
+	})
+}
+
+// DiscardDeadLetters gives events up.
+func (s *DeadLetters) DiscardDeadLetters(in *auditv1.DiscardDeadLettersRequest, out grpc.ServerStreamingServer[auditv1.DiscardDeadLettersResponse]) error {
+	op := app.Operation{Discard: true, WithParked: in.GetWithParked(), Reason: in.GetReason(), DryRun: in.GetDryRun()}
+	return s.run(out.Context(), op, in.GetFilter(), in.GetAll(), in.GetRate(), func(o *auditv1.DeadLetterOutcome) error {
+		return out.Send(&auditv1.DiscardDeadLettersResponse{Outcome: o})
+	})
+}
+
+func (s *DeadLetters) run(ctx context.Context, op app.Operation, filter *auditv1.DeadLetterFilter, all bool, rate float64, send func(*auditv1.DeadLetterOutcome) error) error {
 	var wrong fault.Fields
-	f := deadletter.Filter{Service: in.GetService(), Type: in.GetType(), Limit: int(in.GetLimit())}
-	if f.Service != "" && !bus.ValidToken(f.Service) {
-		wrong.Add("service", "%q is not the name of a service", clip(f.Service))
+	op.Filter = readLetterFilter(&wrong, filter)
+	f := filter
+	if !all && len(f.GetIds()) == 0 && f.GetService() == "" && f.GetType() == "" && f.GetAggregate() == "" && f.GetCorrelationId() == "" &&
+		f.GetFingerprint() == "" && f.GetSince() == nil && f.GetUntil() == nil {
+		wrong.Add("filter", "selects nothing: give ids or a filter, or set all")
 	}
-	if f.Type != "" && !bus.ValidToken(f.Type) {
-		wrong.Add("type", "%q is not the name of an event type", clip(f.Type))
+	if rate < 0 || rate > maxRate || rate != rate {
+		wrong.Add("rate", "%g: letters a second, more than 0 and at most %d, or 0 for no limit", rate, maxRate)
 	}
-	if f.Limit < 0 || f.Limit > maxLetters {
-		wrong.Add("limit", "%d: from 1 to %d, or 0 for 100", f.Limit, maxLetters)
+	if len(op.Reason) > 1024 || strings.ContainsRune(op.Reason, 0) {
+		wrong.Add("reason", "at most 1024 bytes of text")
 	}
-	f.Since = readTime(&wrong, "since", in.GetSince())
-	return f, wrong.Err("the list")
-}
-
-func letter(l deadletter.Letter) *auditv1.DeadLetter {
-	out := &auditv1.DeadLetter{
-		Id: l.Service + "/" + strconv.FormatUint(l.Sequence, 10), Service: l.Service, Sequence: int64(l.Sequence),
-		Error: strings.ToValidUTF8(l.Error, "?"), Consumer: l.Consumer, Deliveries: int32(l.Deliveries),
-	}
-	if !l.First.IsZero() {
-		out.FirstAt = timestamppb.New(l.First)
-	}
-	if !l.Last.IsZero() {
-		out.LastAt = timestamppb.New(l.Last)
-	}
-	if l.Event != nil {
-		out.Event = message(*l.Event)
-	}
-	return out
-}
-
-// away says that it was NATS that did not answer.
-func away(ctx context.Context, err error) error {
-	if ctx.Err() == nil {
+	if err := wrong.Err("the request"); err != nil {
 		return err
 	}
-	return fault.Wrap(fault.Unavailable, err, "NATS does not answer").WithCode("NATS_UNAVAILABLE", "check that NATS runs; `hodei status` shows who reaches it")
+	pace, stop := pacer(rate)
+	defer stop()
+	op.Pace, op.Meta = pace, s.Meta(ctx)
+	return s.Letters.Run(ctx, op, func(o app.Outcome) error {
+		return send(&auditv1.DeadLetterOutcome{
+			DeadLetter: letter(o.Letter), Result: o.Result, Detail: o.Detail, Done: int32(o.Done), Total: int32(o.Total),
+		})
+	})
+}
+
+// pacer lets the first one go at once and the others at the rate.
+func pacer(rate float64) (pace func(ctx context.Context) error, stop func()) {
+	if rate == 0 {
+		return func(ctx context.Context) error { return ctx.Err() }, func() {}
+	}
+	tick := time.NewTicker(time.Duration(float64(time.Second) / rate))
+	first := true
+	return func(ctx context.Context) error {
+		if first {
+			first = false
+			return ctx.Err()
+		}
+		select {
+		case <-tick.C:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}, tick.Stop
+}
+
+func readLetterFilter(wrong *fault.Fields, in *auditv1.DeadLetterFilter) app.LetterFilter {
+	f := app.LetterFilter{
+		IDs: in.GetIds(), Service: in.GetService(), Type: in.GetType(), CorrelationID: in.GetCorrelationId(), Fingerprint: in.GetFingerprint(),
+		Since: readTime(wrong, "since", in.GetSince()), Until: readTime(wrong, "until", in.GetUntil()),
+	}
+	if stream := readAggregate(wrong, "aggregate", in.GetAggregate()); stream.Type != "" {
+		f.Aggregate = stream.String()
+		if len(stream.ID) != 36 {
+			wrong.Add("aggregate", "%q: give the whole id", clip(in.GetAggregate()))
+		}
+	}
+	if !f.Since.IsZero() && !f.Until.IsZero() && !f.Since.Before(f.Until) {
+		wrong.Add("until", "is not after since")
+	}
+	return f
+}
+
+func letter(l app.Letter) *auditv1.DeadLetter {
+	out := &auditv1.DeadLetter{
+		Id: l.ID, Service: l.Service, Sequence: l.Position, Error: l.Error, Consumer: l.Consumer, Deliveries: int32(l.Attempts),
+		FirstAt: timestamppb.New(l.FirstAt), LastAt: timestamppb.New(l.LastAt), State: string(l.State), Kind: string(l.Kind),
+		Fingerprint: l.Fingerprint, Replays: int32(l.Replays), Parks: l.Parks, By: l.By, Reason: l.Reason,
+		RecordedAt: timestamppb.New(l.RecordedAt), Edited: l.Edited,
+	}
+	if l.OriginalID != "" {
+		out.Event = &schedulerv1.Event{
+			Id: l.OriginalID, Type: l.OriginalType, Version: int32(l.OriginalVersion), Position: l.Position, Aggregate: l.Aggregate,
+			Namespace: l.Namespace, CorrelationId: l.CorrelationID,
+		}
+	}
+	return out
 }

@@ -27,7 +27,7 @@ const (
 )
 
 // aggregates are the kinds that a filter may name.
-var aggregates = []string{catalogue.Job, catalogue.Worker, catalogue.Provider, catalogue.EventLog, catalogue.Circuit}
+var aggregates = []string{catalogue.Job, catalogue.Worker, catalogue.Provider, catalogue.EventLog, catalogue.Circuit, catalogue.DeadLetter}
 
 func search(in *auditv1.SearchEventsRequest) (app.Filter, app.Page, error) {
 	var wrong fault.Fields

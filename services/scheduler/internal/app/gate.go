@@ -55,9 +55,9 @@ func (g *Gate) Admit(ctx context.Context, namespace string, bytes int64) error {
 	case g.reading.TryLock(): // one reads, the others go on
 		g.read(ctx)
 		g.reading.Unlock()
-	case g.unread(): // but not without a first reading
+	case g.unread(): // but not before the first reading has come
 		g.reading.Lock()
-		g.reading.Unlock() //nolint:staticcheck // it was read meanwhile
+		g.reading.Unlock()
 	}
 	err := g.admit(namespace, bytes)
 	if !errors.Is(err, fault.Exhausted) || !g.stale(countAgain) {

@@ -207,7 +207,7 @@ func (a *Jobs) Retry(ctx context.Context, meta event.Meta, id, newID string) (Qu
 	if err != nil {
 		return Queued{}, err
 	}
-	spec, err := old.Job.Retry()
+	spec, err := old.Retry()
 	if err != nil {
 		return Queued{}, err
 	}

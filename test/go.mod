@@ -8,6 +8,9 @@ require (
 	github.com/nats-io/nats.go v1.55.0
 	hodei.dev/libs/domain v0.0.0
 	hodei.dev/libs/eventing v0.0.0
+	hodei.dev/libs/service v0.0.0
+	hodei.dev/services/dispatcher v0.0.0
+	hodei.dev/services/provisioner v0.0.0
 	hodei.dev/services/registry v0.0.0
 	hodei.dev/services/timeout-monitor v0.0.0
 	pgregory.net/rapid v1.3.0
@@ -88,6 +91,8 @@ replace (
 	hodei.dev/libs/platform => ../libs/platform
 	hodei.dev/libs/service => ../libs/service
 	hodei.dev/proto => ../proto
+	hodei.dev/services/dispatcher => ../services/dispatcher
+	hodei.dev/services/provisioner => ../services/provisioner
 	hodei.dev/services/registry => ../services/registry
 	hodei.dev/services/timeout-monitor => ../services/timeout-monitor
 )

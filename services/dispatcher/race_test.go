@@ -87,6 +87,32 @@ func TestScheduledByAnother(t *testing.T) {
 	}
 }
 
+// TestAssignedByAnother: another dispatcher, which does not know yet that it is not
+// active any more, assigns a job and ends before it sends RUN. Who is active sees the
+// assignment and hands it over: no deadline has to pass.
+func TestAssignedByAnother(t *testing.T) {
+	w := newWorld(t)
+	w.register(2, 0)
+	x := w.worker(w.idle())
+	w.registry(accept)
+	w.dispatcher()
+	facts, err := job.Create(job.Spec{Command: []string{"true"}}, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := job.Job{ID: event.NewID(), State: job.StatePending}
+	assigned, err := j.Assign(w.provider.ID, x.ID, x.Epoch, "by another")
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken, err := x.Take(j.ID, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.append(w.jobChange(job.Job{ID: j.ID}, append(facts, assigned...)), w.workerChange(x, taken))
+	w.becomes(j.ID, job.StateRunning)
+}
+
 // TestRegistryStaysAway: with idle workers for more attempts than a job may lose, and a
 // registry that is away for longer than all pauses: the last attempt is not staked on
 // a session that does not answer.

@@ -70,9 +70,31 @@ func Assert(tb testing.TB, cfg Config) Report {
 	return r
 }
 
+// Log checks what holds of an event log by itself, wherever it comes from: the
+// simulation has its own in memory. events are all there are, in order of position;
+// atRest is Config.AtRest.
+func Log(events []event.Event, atRest bool) Report {
+	var r Report
+	foldLog(&r, events, atRest)
+	return r
+}
+
+func foldLog(r *Report, log []event.Event, atRest bool) *fold {
+	r.Events, r.JobStates, r.WorkerStates = len(log), map[job.State]int{}, map[string]worker.State{}
+	f := newFold(r)
+	for i, e := range log {
+		f.position(i, e)
+		f.envelope(e)
+		f.apply(e)
+	}
+	f.pairs(log)
+	f.ends(atRest)
+	return f
+}
+
 // Run checks everything once. An error means that it could not look.
 func Run(ctx context.Context, cfg Config) (Report, error) {
-	r := Report{JobStates: map[job.State]int{}, WorkerStates: map[string]worker.State{}}
+	var r Report
 	db, err := pgx.Connect(ctx, cfg.PostgresURL)
 	if err != nil {
 		return r, fmt.Errorf("connect to the event log: %w", err)
@@ -83,15 +105,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	if err != nil {
 		return r, err
 	}
-	r.Events = len(log)
-	f := newFold(&r)
-	for i, e := range log {
-		f.position(i, e)
-		f.envelope(e)
-		f.apply(e)
-	}
-	f.pairs(log)
-	f.ends(cfg.AtRest)
+	f := foldLog(&r, log, cfg.AtRest)
 	if err := checkStreams(ctx, db, f); err != nil {
 		return r, err
 	}

@@ -42,7 +42,9 @@ func (h *handing) tell() {
 
 // tellHandOver passes an event on to the hand-over that it is about. A worker that is
 // back gets RUN in its new session where nobody is about to send it: it waits for it.
-func (d *Dispatcher) tellHandOver(ctx context.Context, o observed) {
+// So does one that was assigned its job by another dispatcher (that it is BUSY is news
+// here): that was active too for a moment, and may have ended before it sent RUN.
+func (d *Dispatcher) tellHandOver(ctx context.Context, o observed, news bool) {
 	jobID := ""
 	switch fact := o.fact.(type) {
 	case job.Event:
@@ -62,7 +64,9 @@ func (d *Dispatcher) tellHandOver(ctx context.Context, o observed) {
 		h.tell()
 		return
 	}
-	if _, back := o.fact.(worker.Reconnected); !back {
+	_, back := o.fact.(worker.Reconnected)
+	taken, _ := o.fact.(worker.StatusChanged)
+	if !back && !(news && taken.To == worker.StateBusy) {
 		return
 	}
 	if j, ok := d.state.Job(jobID); ok && j.State == job.StateAssigned && j.WorkerID == o.Stream.ID {

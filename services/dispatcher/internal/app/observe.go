@@ -114,8 +114,9 @@ func (d *Dispatcher) observe(ctx context.Context, batch []observed) {
 			continue
 		}
 		d.position = o.Position
+		news := d.state.WorkerVersion(o.Stream.ID) < o.StreamVersion
 		d.apply(o)
-		d.tellHandOver(ctx, o)
+		d.tellHandOver(ctx, o, news)
 	}
 }
 

@@ -108,7 +108,10 @@ func (s *session) handTo(ctx context.Context, c nats.Command) error {
 			c.Reply(command.Reply{Reason: "another attempt is being handed over"})
 			return nil
 		}
-		s.answerHandOver(command.Reply{Reason: "asked again"})
+		// The agent has been asked: its answer is for both. A refusal would end an attempt
+		// that the agent is about to accept.
+		h.commands = append(h.commands, c)
+		return nil
 	}
 	op, cancel := operation(ctx)
 	defer cancel()
@@ -127,7 +130,7 @@ func (s *session) handTo(ctx context.Context, c nats.Command) error {
 		s.leaveIfGoing()
 		return nil
 	}
-	s.handOver = &handOver{command: c, jobID: c.JobID, attempt: c.Attempt, late: time.NewTimer(acceptTimeout)}
+	s.handOver = &handOver{commands: []nats.Command{c}, jobID: c.JobID, attempt: c.Attempt, late: time.NewTimer(acceptTimeout)}
 	s.send(&registryv1.ConnectResponse{Message: &registryv1.ConnectResponse_Run{Run: runOf(p)}}, p.TraceParent)
 	return nil
 }
@@ -141,7 +144,9 @@ func (s *session) answerHandOver(r command.Reply) {
 		return
 	}
 	s.handOver.late.Stop()
-	s.handOver.command.Reply(r)
+	for _, c := range s.handOver.commands {
+		c.Reply(r)
+	}
 	s.handOver = nil
 }
 

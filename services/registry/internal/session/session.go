@@ -104,10 +104,12 @@ type beating struct {
 
 // handOver is an attempt that the agent has been sent and has not answered.
 type handOver struct {
-	command nats.Command
-	jobID   string
-	attempt int
-	late    *time.Timer
+	// commands are who asked for it and waits: more than one where two dispatchers are
+	// active for a moment, or one asks again.
+	commands []nats.Command
+	jobID    string
+	attempt  int
+	late     *time.Timer
 }
 
 // Serve runs a session until its stream ends. It returns what the stream ends

@@ -224,12 +224,6 @@ func (d *examination) breakers() check {
 		if open > 0 {
 			c.Found = fmt.Sprintf("%d open", open)
 		}
-		for _, name := range circuits(s) {
-			c.Findings = append(c.Findings, finding{
-				"error", strings.TrimPrefix(name, circuitOf), s.GetProblems()[name],
-				"nothing is sent there until a probe succeeds: see `hodei provider list` and the log of what it guards",
-			})
-		}
 		return c
 	}
 	return unknown(checkBreakers, "no dispatcher is active")
@@ -238,6 +232,7 @@ func (d *examination) breakers() check {
 // circuitOf begins the problem that an open circuit is in a service's status.
 const circuitOf = "circuit of "
 
+// circuits are the problems that the check of the breakers tells of.
 func circuits(s *platformv1.ServiceStatus) []string {
 	var names []string
 	for _, name := range sortedKeys(s.GetProblems()) {

@@ -149,9 +149,10 @@ func TestDoctorSaysWhatIsOff(t *testing.T) {
 				return []*platformv1.ServiceStatus{{
 					Name: "dispatcher", Ready: true, Figures: map[string]int64{"armed": 1, "circuits_open": 1},
 					Problems: map[string]string{"circuit of provider lab": "OPEN since noon: no worker becomes READY"},
+					Findings: []*platformv1.Finding{{Check: "breakers", Severity: "warning", Subject: "provider/lab", Problem: "its circuit is OPEN"}},
 				}}
 			}
-		}, 1, []string{"services       ok ", "breakers       off      1 open", "provider lab: OPEN since noon"}},
+		}, 1, []string{"services       ok ", "breakers       off      1 open", "breakers (warning): provider/lab: its circuit is OPEN"}},
 		{"dead letters", func(c *clinic) { c.letters = map[string]int64{"audit": 2} }, 1, []string{"dead letters   off      audit=2", "`hodei dlq list`"}},
 		{"a stuck job", func(c *clinic) {
 			c.services = func(int) []*platformv1.ServiceStatus {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 
 	"hodei.dev/libs/domain/catalogue"
-	"hodei.dev/libs/eventing/bus"
 	"hodei.dev/libs/platform/process"
 	"hodei.dev/libs/service/chassis"
 	auditv1 "hodei.dev/proto/hodei/audit/v1"
@@ -70,7 +69,7 @@ func Run(ctx context.Context, cfg Config, env process.Env) error {
 		fillStatus(ctx, s, c, projection, log, letters)
 	})
 	return c.Run(ctx, c.Exclusive("projection", func(ctx context.Context) error {
-		if err := bus.Ensure(ctx, c.JS, c.Name, 1); err != nil {
+		if err := c.EnsureStreams(ctx); err != nil {
 			return err
 		}
 		return projection.Run(ctx)

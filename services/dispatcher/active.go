@@ -12,7 +12,6 @@ import (
 
 	"hodei.dev/libs/domain/catalogue"
 	"hodei.dev/libs/domain/fault"
-	"hodei.dev/libs/eventing/bus"
 	"hodei.dev/libs/eventing/consumer"
 	"hodei.dev/libs/eventing/event"
 	"hodei.dev/libs/service/chassis"
@@ -35,7 +34,7 @@ type active struct {
 // run is one activation, with a memory of its own.
 func (a *active) run(ctx context.Context) error {
 	c := a.chassis
-	if err := bus.Ensure(ctx, c.JS, catalogue.Dispatcher, 1); err != nil {
+	if err := c.EnsureStreams(ctx); err != nil {
 		return fmt.Errorf("make the dispatcher's streams: %w", err)
 	}
 	d := app.New(app.Config{

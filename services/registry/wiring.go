@@ -126,7 +126,7 @@ func wire(c *chassis.Chassis, cfg Config) (*wiring, error) {
 // exclusive has what the consumers write to be there before they run.
 func (w *wiring) exclusive(run func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
-		if err := bus.Ensure(ctx, w.c.JS, w.c.Name, 1); err != nil {
+		if err := w.c.EnsureStreams(ctx); err != nil {
 			return err
 		}
 		return run(ctx)

@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"hodei.dev/libs/domain/fault"
+	"hodei.dev/libs/eventing/bus"
 	"hodei.dev/libs/eventing/relay"
 	"hodei.dev/libs/platform/lifecycle"
 	"hodei.dev/libs/platform/process"
@@ -26,12 +29,10 @@ type Config struct {
 	chassis.Config `yaml:",inline"`
 	// Window is how many messages may wait for the stream's acknowledgement: 1 to 4096, default 512.
 	Window int `yaml:"window" env:"HODEI_RELAY_WINDOW"`
-	// Replicas of the events stream: 1, 3 or 5, default 1.
-	Replicas int `yaml:"replicas" env:"HODEI_RELAY_REPLICAS"`
 }
 
 // Default returns the defaults.
-func Default() Config { return Config{Config: chassis.DefaultConfig(), Window: 512, Replicas: 1} }
+func Default() Config { return Config{Config: chassis.DefaultConfig(), Window: 512} }
 
 // Validate reports every wrong field.
 func (c *Config) Validate() error {
@@ -41,9 +42,6 @@ func (c *Config) Validate() error {
 	var wrong fault.Fields
 	if c.Window < 1 || c.Window > 4096 {
 		wrong.Add("window", "%d: from 1 to 4096", c.Window)
-	}
-	if c.Replicas != 1 && c.Replicas != 3 && c.Replicas != 5 {
-		wrong.Add("replicas", "%d: 1, 3 or 5", c.Replicas)
 	}
 	return wrong.Err("the configuration")
 }
@@ -80,7 +78,7 @@ func Run(ctx context.Context, cfg Config, env process.Env) error {
 	pool := c.Store.Pool()
 	letters, recorder := relay.NewDeadLetters(pool), epoch.NewRecorder(c.Store, pool, c.Log)
 	r, err := relay.New(relay.Config{
-		Store: c.Store, NC: c.NC, JS: c.JS, Window: cfg.Window, Replicas: cfg.Replicas, DeadLetters: keeper{table: letters, log: c.Letters()},
+		Store: c.Store, NC: c.NC, JS: c.JS, Window: cfg.Window, Replicas: cfg.NATSReplicas, DeadLetters: keeper{table: letters, log: c.Letters()},
 		Base: func(ctx context.Context) (int64, error) { return epoch.Base(ctx, c.Store, pool) }, Opened: recorder.Opened,
 		Log: c.Log, Meter: c.Tel.Meter("hodei.dev/relay"),
 	})
@@ -88,7 +86,7 @@ func Run(ctx context.Context, cfg Config, env process.Env) error {
 		c.Close()
 		return fmt.Errorf("make the relay: %w", err)
 	}
-	c.OnStatus(func(ctx context.Context, s *platformv1.ServiceStatus) { status(ctx, r, letters, s) })
+	c.OnStatus(func(ctx context.Context, s *platformv1.ServiceStatus) { status(ctx, c.JS, r, letters, s) })
 	if c.RPC != nil {
 		relayv1.RegisterCompletenessServiceServer(c.RPC.GRPC(), &rpc.Completeness{
 			Comparer: &compare.Comparer{Log: c.Store, Pool: pool, JS: c.JS, Now: time.Now},
@@ -118,11 +116,19 @@ func watching(c *chassis.Chassis, w *watch.Watch) lifecycle.Part {
 	}}
 }
 
-// status says how far the stream is, and why it goes no further.
-func status(ctx context.Context, r *relay.Relay, letters *relay.PostgresDeadLetters, s *platformv1.ServiceStatus) {
+// status says how far the stream is, and why it goes no further. A replica that
+// stands by does not know it from its own work, so it asks the stream.
+func status(ctx context.Context, js jetstream.JetStream, r *relay.Relay, letters *relay.PostgresDeadLetters, s *platformv1.ServiceStatus) {
 	st := r.Status()
 	s.Position = st.Position
-	s.Lag = max(0, s.Head-st.Position)
+	if !st.Publishing {
+		if stream, err := bus.LookupEvents(ctx, js); err != nil {
+			s.Problems["stream"] = err.Error()
+		} else {
+			s.Position = stream.Head()
+		}
+	}
+	s.Lag = max(0, s.Head-s.Position)
 	if st.Diverged != nil {
 		s.Problems["diverged"] = st.Diverged.Error()
 	}

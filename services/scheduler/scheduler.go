@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"hodei.dev/libs/domain/catalogue"
-	"hodei.dev/libs/eventing/bus"
 	"hodei.dev/libs/platform/lifecycle"
 	"hodei.dev/libs/platform/process"
 	"hodei.dev/libs/service/chassis"
@@ -76,7 +75,7 @@ func Run(ctx context.Context, cfg Config, env process.Env) error {
 	})
 	return c.Run(ctx,
 		c.Exclusive("projection", func(ctx context.Context) error {
-			if err := bus.Ensure(ctx, c.JS, c.Name, 1); err != nil {
+			if err := c.EnsureStreams(ctx); err != nil {
 				return err
 			}
 			return projection.Run(ctx)

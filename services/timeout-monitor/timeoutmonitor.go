@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"hodei.dev/libs/domain/catalogue"
-	"hodei.dev/libs/eventing/bus"
 	"hodei.dev/libs/eventing/event"
 	"hodei.dev/libs/eventing/projection"
 	"hodei.dev/libs/platform/process"
@@ -84,7 +83,7 @@ type active struct {
 // run is one activation, with a memory of its own.
 func (a *active) run(ctx context.Context) error {
 	c, rules := a.chassis, a.cfg.Thresholds.rules()
-	if err := bus.Ensure(ctx, c.JS, c.Name, 1); err != nil {
+	if err := c.EnsureStreams(ctx); err != nil {
 		return fmt.Errorf("make the streams: %w", err)
 	}
 	if err := a.deadlines.Adopt(ctx, rules); err != nil {
@@ -94,7 +93,7 @@ func (a *active) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	heartbeats := telemetry.New(c.NC, c.JS)
+	heartbeats := telemetry.New(c.NC, c.JS, c.Replicas)
 	m := app.New(app.Config{
 		Rules: rules, Log: c.Store, Deadlines: a.deadlines, Heartbeats: heartbeats, Meter: a.meter, Logger: c.Log,
 		// Events are dated by Postgres: so are the deadlines that count from them.

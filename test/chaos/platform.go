@@ -335,7 +335,7 @@ func (p *platform) door(name string) string {
 func (p *platform) env() []string {
 	env := []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + p.dir, "HODEI_LOG_LEVEL=info", "HODEI_AGENT_ADDRESS=" + p.agents.Addr(), "HODEI_SERVER=" + p.gateway,
-		fmt.Sprintf("HODEI_RELAY_REPLICAS=%d", len(p.nodes)),
+		fmt.Sprintf("HODEI_NATS_REPLICAS=%d", len(p.nodes)),
 	}
 	for _, s := range services {
 		env = append(env, "HODEI_"+strings.ToUpper(strings.ReplaceAll(s, "-", "_"))+"_ADDRESS="+p.door(s))

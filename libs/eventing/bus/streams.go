@@ -183,7 +183,11 @@ func ensure(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamCon
 	defer cancel()
 	_, err := js.CreateStream(ctx, cfg)
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		_, err = js.UpdateStream(ctx, cfg)
+		var s jetstream.Stream
+		if s, err = js.Stream(ctx, cfg.Name); err == nil {
+			cfg.Replicas = max(cfg.Replicas, s.CachedInfo().Config.Replicas)
+			_, err = js.UpdateStream(ctx, cfg)
+		}
 	}
 	return err
 }

@@ -42,6 +42,8 @@ type TelemetryConfig struct {
 	Type string
 	// Since replays what the stream still holds from then on; zero means only what is new.
 	Since time.Time
+	// Replicas of the stream, where it has to be made: 1, 3 or 5. Default 1.
+	Replicas int
 	// Log gets interruptions and messages that cannot be read. Default slog.Default().
 	Log *slog.Logger
 }
@@ -61,7 +63,7 @@ func SubscribeTelemetry(ctx context.Context, js jetstream.JetStream, cfg Telemet
 	}
 	since := cfg.Since
 	for ctx.Err() == nil {
-		err := retry(ctx, func() error { return subscribeOnce(ctx, js, filter, &since, log, handle) })
+		err := retry(ctx, func() error { return subscribeOnce(ctx, js, cfg.Replicas, filter, &since, log, handle) })
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -72,7 +74,7 @@ func SubscribeTelemetry(ctx context.Context, js jetstream.JetStream, cfg Telemet
 	return nil
 }
 
-func subscribeOnce(ctx context.Context, js jetstream.JetStream, filter string, since *time.Time, log *slog.Logger, handle func(Telemetry)) error {
+func subscribeOnce(ctx context.Context, js jetstream.JetStream, replicas int, filter string, since *time.Time, log *slog.Logger, handle func(Telemetry)) error {
 	oc := jetstream.OrderedConsumerConfig{FilterSubjects: []string{filter}, DeliverPolicy: jetstream.DeliverNewPolicy}
 	if !since.IsZero() {
 		start := *since
@@ -84,7 +86,7 @@ func subscribeOnce(ctx context.Context, js jetstream.JetStream, filter string, s
 	cons, err := js.OrderedConsumer(ctx, TelemetryStream, oc)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		// A NATS that lost its store: heartbeats go nowhere until somebody makes the stream.
-		if err := Ensure(ctx, js, "", 1); err != nil {
+		if err := Ensure(ctx, js, "", replicas); err != nil {
 			return err
 		}
 		cons, err = js.OrderedConsumer(ctx, TelemetryStream, oc)

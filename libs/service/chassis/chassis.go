@@ -40,18 +40,24 @@ import (
 // Config is what every service's configuration embeds.
 type Config struct {
 	config.Common `yaml:",inline"`
+	// NATSReplicas is on how many servers of a NATS cluster each stream is kept that the
+	// service makes: 1, 3 or 5, the same for all services. Default 1.
+	NATSReplicas int `yaml:"nats_replicas" env:"HODEI_NATS_REPLICAS"`
 	// InProcessNATS is used instead of nats_url by a process that has the server in it.
 	InProcessNATS nats.InProcessConnProvider `yaml:"-"`
 }
 
 // DefaultConfig returns the defaults of the common part.
-func DefaultConfig() Config { return Config{Common: config.DefaultCommon()} }
+func DefaultConfig() Config { return Config{Common: config.DefaultCommon(), NATSReplicas: 1} }
 
 // Validate reports what every service needs and is missing.
 func (c *Config) Validate() error {
 	wrong := c.Require("postgres_url")
 	if c.InProcessNATS == nil {
 		wrong = append(wrong, c.Require("nats_url")...)
+	}
+	if n := c.NATSReplicas; n != 1 && n != 3 && n != 5 {
+		wrong.Add("nats_replicas", "%d: 1, 3 or 5", n)
 	}
 	return wrong.Err("the configuration")
 }
@@ -95,6 +101,8 @@ type Chassis struct {
 	JS    jetstream.JetStream
 	// Incidents records what happens to the service's consumers: give its Report to each of them.
 	Incidents *incident.Reporter
+	// Replicas is on how many servers the streams are kept that the service makes.
+	Replicas int
 	// RPC is the service's gRPC door; nil where it listens nowhere.
 	RPC *rpc.Server
 
@@ -116,7 +124,7 @@ type Chassis struct {
 func Open(ctx context.Context, spec Spec, cfg Config, env process.Env) (*Chassis, error) {
 	c := &Chassis{
 		Name: spec.Name, Log: env.Log, Tel: env.Tel, Health: env.Health,
-		grace: time.Duration(cfg.ShutdownGrace), version: env.Version, started: time.Now(),
+		Replicas: cfg.NATSReplicas, grace: time.Duration(cfg.ShutdownGrace), version: env.Version, started: time.Now(),
 	}
 	// Held until Run: by then every part has registered its own check, so that
 	// readiness cannot flash in between.
@@ -204,6 +212,12 @@ func (c *Chassis) OnExamine(fn func(ctx context.Context, s *platformv1.ServiceSt
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.examine = append(c.examine, fn)
+}
+
+// EnsureStreams makes the streams that the service needs beside the events stream, as
+// [bus.Ensure] does.
+func (c *Chassis) EnsureStreams(ctx context.Context) error {
+	return bus.Ensure(ctx, c.JS, c.Name, c.Replicas)
 }
 
 // Exclusive makes a part of what only one replica of the service may do at a

@@ -26,13 +26,16 @@ var errDeaf = fault.New(fault.Unavailable, "the connection to the telemetry stre
 type Heartbeats struct {
 	nc *nats.Conn
 	js jetstream.JetStream
+	// replicas of the stream, where it has to be made.
+	replicas int
 	// known is the number of the connection that Listen's deaf was called for.
 	known atomic.Uint64
 }
 
-// New returns the heartbeats of a connection, and JetStream on it.
-func New(nc *nats.Conn, js jetstream.JetStream) *Heartbeats {
-	return &Heartbeats{nc: nc, js: js}
+// New returns the heartbeats of a connection, and JetStream on it. replicas is how many
+// the stream gets where it has to be made.
+func New(nc *nats.Conn, js jetstream.JetStream, replicas int) *Heartbeats {
+	return &Heartbeats{nc: nc, js: js, replicas: replicas}
 }
 
 // Last implements app.Heartbeats. A connection that is new, or was lost while it
@@ -69,7 +72,7 @@ func (h *Heartbeats) Listen(ctx context.Context, heard func(workerID string, sto
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- bus.SubscribeTelemetry(ctx, h.js, bus.TelemetryConfig{Type: worker.Heartbeat{}.EventType()}, func(t bus.Telemetry) {
+		ended <- bus.SubscribeTelemetry(ctx, h.js, bus.TelemetryConfig{Type: worker.Heartbeat{}.EventType(), Replicas: h.replicas}, func(t bus.Telemetry) {
 			heard(t.Stream.ID, t.Stored)
 		})
 	}()

@@ -132,7 +132,7 @@ func TestDeadLettersAreReplayedEditedAndDiscarded(t *testing.T) {
 	}
 
 	r.fixed.Store(true)
-	for data, want := range map[string]string{`{"nmae":1}`: "nmae", `[`: "data"} {
+	for data, want := range map[string]string{`{"attempts":1}`: "attempts", `[`: "data"} {
 		_, _, err := w.replay(&auditv1.ReplayDeadLettersRequest{Filter: one, Data: []byte(data)})
 		if !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), want) {
 			t.Fatal(data, err)

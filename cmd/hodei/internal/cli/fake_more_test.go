@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 

@@ -50,11 +50,7 @@ clean: ## Remove what was built (not the caches of tools)
 	rm -rf bin dist .cache/stages
 
 ##@ Test
-<<<<<<< HEAD
-.PHONY: test unit integration e2e e2e-compose chaos chaos-short bench bench-wipe
-=======
-.PHONY: test unit integration e2e e2e-compose sim bench
->>>>>>> 3b51c39 (sim: the decisions of four services on virtual time, with seeded faults)
+.PHONY: test unit integration e2e e2e-compose sim chaos chaos-short bench bench-wipe
 
 test: deps ## Everything that CI runs
 	@scripts/stages 'modules-check lint proto-check cross' 'build unit integration e2e chaos-short e2e-compose'
@@ -73,9 +69,10 @@ e2e-compose: build ## deploy/compose comes up and runs a job (skipped without Do
 	  scripts/gotest e2e-compose '^hodei\.dev/test/compose(/|$$)' '' -timeout=20m; \
 	else echo "skipped: $$why"; fi
 
-<<<<<<< HEAD
+sim: ## The deterministic simulation over many seeds (SEEDS=10000, BASE=1 for the same ones)
+	@go test hodei.dev/test/sim -run TestSim -v -timeout=0 -args -seeds=$(or $(SEEDS),10000) $(if $(BASE),-base=$(BASE))
+
 # A plan is a seed: the same one makes the same faults at the same times. rN: N random ones.
-SEEDS    ?= r20
 DURATION ?= 3m
 PARALLEL ?= 2
 RATE     ?= 4
@@ -83,7 +80,7 @@ NODES    ?= 1
 REPORT   ?=
 
 chaos: deps build .cache/bin/chaos ## Break the platform under load (SEEDS=r20 DURATION=3m PARALLEL=2 RATE=4 NODES=1|3 REPORT=docs/reliability.md)
-	@.cache/bin/chaos -seeds $(SEEDS) -duration $(DURATION) -parallel $(PARALLEL) -rate $(RATE) -nodes $(NODES) -report "$(REPORT)"
+	@.cache/bin/chaos -seeds $(or $(SEEDS),r20) -duration $(DURATION) -parallel $(PARALLEL) -rate $(RATE) -nodes $(NODES) -report "$(REPORT)"
 
 chaos-short: SEEDS = 11,23,42,r1
 chaos-short: DURATION = 40s
@@ -92,11 +89,6 @@ chaos-short: chaos ## A few minutes of it: three fixed plans and a random one
 .PHONY: .cache/bin/chaos
 .cache/bin/chaos:
 	@$(STATIC) go build -buildvcs=false -o $@ ./test/chaos
-=======
-SEEDS ?= 10000
-sim: ## The deterministic simulation over many seeds (SEEDS=10000, BASE=1 for the same ones)
-	@go test hodei.dev/test/sim -run TestSim -v -timeout=0 -args -seeds=$(SEEDS) $(if $(BASE),-base=$(BASE))
->>>>>>> 3b51c39 (sim: the decisions of four services on virtual time, with seeded faults)
 
 bench: deps build ## Measure a platform of its own, for docs/performance.md (BENCH=-short: a fifth)
 	@go run ./test/bench $(BENCH)

@@ -128,8 +128,9 @@ func (p *platform) restless(ctx context.Context) ([]string, error) {
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
-// checkLog asserts the invariants of the log, of the stream and of the projections.
-func (p *platform) checkLog(ctx context.Context) (check.Report, error) {
+// checkLog asserts the invariants of the log, of the stream and of the projections. holes
+// says that a fault has deleted messages from inside the stream.
+func (p *platform) checkLog(ctx context.Context, holes bool) (check.Report, error) {
 	nc, err := p.conn()
 	if err != nil {
 		return check.Report{}, fmt.Errorf("connect to NATS: %w", err)
@@ -137,7 +138,7 @@ func (p *platform) checkLog(ctx context.Context) (check.Report, error) {
 	defer nc.Close()
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	return check.Run(ctx, check.Config{PostgresURL: p.database(), NATS: nc, AtRest: true})
+	return check.Run(ctx, check.Config{PostgresURL: p.database(), NATS: nc, AtRest: true, Holes: holes})
 }
 
 // removeDir removes what a plan has left on the disk.

@@ -60,7 +60,7 @@ func judge(ctx context.Context, p *platform, l *load, faults []*injected, restle
 	for _, s := range p.services {
 		v.violations = append(v.violations, s.ends()...)
 	}
-	report, err := p.checkLog(ctx)
+	report, err := p.checkLog(ctx, slices.ContainsFunc(faults, func(f *injected) bool { return f.what == "delete messages" }))
 	fail("check", err)
 	v.check(report)
 	fail("the log", v.log(ctx, p, faults))

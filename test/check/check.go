@@ -7,15 +7,12 @@ package check
 import (
 	"context"
 	"fmt"
-	"slices"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
-	"hodei.dev/libs/domain/catalogue"
 	"hodei.dev/libs/domain/job"
 	"hodei.dev/libs/domain/worker"
 	"hodei.dev/libs/eventing/event"
@@ -27,6 +24,9 @@ type Config struct {
 	PostgresURL string
 	// NATS is a connection to its server; nil leaves the stream unchecked.
 	NATS *nats.Conn
+	// Holes: messages were deleted from inside the stream on purpose, so that consumers
+	// had to read them from the log.
+	Holes bool
 	// AtRest asserts in addition what holds only when nothing is under way: every
 	// job is terminal, no worker is left but READY ones, projections have caught up.
 	AtRest bool
@@ -37,6 +37,9 @@ type Report struct {
 	Events, Jobs, Workers int
 	// JobStates counts jobs by their last state.
 	JobStates map[job.State]int
+	// Tombstones are the positions that the stream holds without their events, which could
+	// never be published.
+	Tombstones []int64
 	// WorkerStates are the last states of all workers, by id.
 	WorkerStates map[string]worker.State
 	// Lost jobs were accepted and are not terminal, at rest; Doubled were terminal
@@ -109,14 +112,11 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	if err := checkStreams(ctx, db, f); err != nil {
 		return r, err
 	}
-	if err := checkAudit(ctx, db, log, &r, cfg.AtRest); err != nil {
-		return r, err
-	}
-	if err := checkJobs(ctx, db, f, cfg.AtRest); err != nil {
+	if err := checkProjections(ctx, db, f, log, cfg.AtRest); err != nil {
 		return r, err
 	}
 	if cfg.NATS != nil {
-		if err := checkStream(ctx, cfg.NATS, log, &r, cfg.AtRest); err != nil {
+		if err := checkStream(ctx, cfg, log, &r); err != nil {
 			return r, err
 		}
 	}
@@ -141,136 +141,6 @@ func readLog(ctx context.Context, db *pgx.Conn) ([]event.Event, error) {
 		return nil, fmt.Errorf("read the event log: %w", err)
 	}
 	return log, nil
-}
-
-// checkStreams compares the current-state table with the fold.
-func checkStreams(ctx context.Context, db *pgx.Conn, f *fold) error {
-	rows, err := db.Query(ctx, `select stream_id::text, stream_type, version, coalesce(state, ''), terminal from hodei.streams`)
-	if err != nil {
-		return fmt.Errorf("read the streams: %w", err)
-	}
-	seen := map[string]bool{}
-	var id, typ, state string
-	var version int
-	var terminal bool
-	_, err = pgx.ForEachRow(rows, []any{&id, &typ, &version, &state, &terminal}, func() error {
-		seen[id] = true
-		if got := f.versions[id]; got != version {
-			f.r.add("streams: %s/%s has version %d, its events say %d", typ, id, version, got)
-		}
-		switch typ {
-		case catalogue.Job:
-			if j := f.jobs[id]; string(j.State) != state || j.State.Terminal() != terminal {
-				f.r.add("streams: job/%s is %s (terminal %v), its events say %s", id, state, terminal, j.State)
-			}
-		case catalogue.Worker:
-			if w := f.workers[id]; string(w.State) != state || w.State.Terminal() != terminal {
-				f.r.add("streams: worker/%s is %s (terminal %v), its events say %s", id, state, terminal, w.State)
-			}
-		case catalogue.Circuit:
-			if c := f.circuits[id]; string(c.State) != state || c.State.Settled() != terminal {
-				f.r.add("streams: circuit/%s is %s (terminal %v), its events say %s", id, state, terminal, c.State)
-			}
-		}
-		return nil
-	})
-	for id := range f.versions {
-		if !seen[id] {
-			f.r.add("streams: no row of stream %s", id)
-		}
-	}
-	return err
-}
-
-// checkAudit compares the audit log with the event log, row by row.
-func checkAudit(ctx context.Context, db *pgx.Conn, log []event.Event, r *Report, atRest bool) error {
-	rows, err := db.Query(ctx, `select position, event_id::text, correlation_id from audit.log order by position`)
-	if err != nil {
-		return fmt.Errorf("read the audit log: %w", err)
-	}
-	i := 0
-	var position int64
-	var id, correlation string
-	_, err = pgx.ForEachRow(rows, []any{&position, &id, &correlation}, func() error {
-		if i >= len(log) || log[i].Position != position || log[i].ID != id || log[i].CorrelationID != correlation {
-			r.add("audit: row %d is position %d event %s, which the log does not have there", i+1, position, id)
-		}
-		i++
-		return nil
-	})
-	if err == nil && atRest && i < len(log) {
-		r.add("audit: has %d events of %d", i, len(log))
-	}
-	return err
-}
-
-// checkJobs compares the scheduler's projection with the fold.
-func checkJobs(ctx context.Context, db *pgx.Conn, f *fold, atRest bool) error {
-	rows, err := db.Query(ctx, `select id::text, state from scheduler.jobs`)
-	if err != nil {
-		return fmt.Errorf("read the projection of jobs: %w", err)
-	}
-	n := 0
-	var id, state string
-	_, err = pgx.ForEachRow(rows, []any{&id, &state}, func() error {
-		n++
-		if j, ok := f.jobs[id]; !ok || atRest && string(j.State) != state {
-			f.r.add("scheduler.jobs: %s is %s, its events say %s", id, state, j.State)
-		}
-		return nil
-	})
-	if err == nil && atRest && n != len(f.jobs) {
-		f.r.add("scheduler.jobs: has %d jobs of %d", n, len(f.jobs))
-	}
-	return err
-}
-
-// checkStream compares the events stream with the log: position = base + sequence.
-func checkStream(ctx context.Context, nc *nats.Conn, log []event.Event, r *Report, atRest bool) error {
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return fmt.Errorf("open JetStream: %w", err)
-	}
-	s, err := js.Stream(ctx, "HODEI_EVENTS")
-	if err != nil {
-		return fmt.Errorf("look up the events stream: %w", err)
-	}
-	info := s.CachedInfo()
-	var base int64
-	if _, err := fmt.Sscan(info.Config.Metadata["base"], &base); err != nil {
-		return fmt.Errorf("the base of the events stream: %w", err)
-	}
-	if info.State.NumDeleted > 0 {
-		r.add("stream: %d messages are missing inside", info.State.NumDeleted)
-	}
-	if atRest && base+int64(info.State.LastSeq) != int64(len(log)) {
-		r.add("stream: ends at position %d, the log at %d", base+int64(info.State.LastSeq), len(log))
-	}
-	cons, err := js.OrderedConsumer(ctx, "HODEI_EVENTS", jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy})
-	if err != nil {
-		return fmt.Errorf("read the events stream: %w", err)
-	}
-	for n := uint64(0); n < info.State.Msgs; n++ {
-		msg, err := cons.Next(jetstream.FetchMaxWait(10 * time.Second))
-		if err != nil {
-			return fmt.Errorf("read the events stream after %d of %d messages: %w", n, info.State.Msgs, err)
-		}
-		meta, err := msg.Metadata()
-		if err != nil {
-			return fmt.Errorf("read the events stream: %w", err)
-		}
-		p := base + int64(meta.Sequence.Stream)
-		if p < 1 || p > int64(len(log)) {
-			r.add("stream: position %d is not in the log", p)
-			continue
-		}
-		if e := log[p-1]; msg.Headers().Get("ce-id") != e.ID {
-			r.add("stream: position %d is event %s, in the log %s", p, msg.Headers().Get("ce-id"), e.ID)
-		} else if !slices.Equal(msg.Data(), e.Data) {
-			r.add("stream: position %d has other bytes than the log", p)
-		}
-	}
-	return nil
 }
 
 // liveJob tells whether a job holds its worker.

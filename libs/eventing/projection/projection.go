@@ -24,7 +24,6 @@ import (
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/eventing/consumer"
 	"hodei.dev/libs/eventing/event"
-	"hodei.dev/libs/eventing/store"
 )
 
 // defaultGather bounds the transactions of a projection to 20 a second. Whoever
@@ -340,70 +339,6 @@ func (p *Projection) handle(ctx context.Context, events []event.Event) error {
 		}
 		return p.cfg.Apply(ctx, tx, free)
 	})
-}
-
-// settle finds out what became of a commit without an answer, and drops the
-// events that it has applied.
-func (p *Projection) settle(ctx context.Context, events []event.Event) ([]event.Event, error) {
-	if !p.uncertain {
-		return events, nil
-	}
-	before, attempted := p.expected, p.attempted
-	stored, err := p.load(ctx)
-	if err != nil {
-		p.expected, p.uncertain = before, true
-		return nil, err
-	}
-	if stored != before && stored != attempted {
-		p.expected = before
-		return nil, consumer.Stop(&ReplacedError{Name: p.cfg.Name, Expected: before, Actual: stored})
-	}
-	for len(events) > 0 && events[0].Position <= stored {
-		events = events[1:]
-	}
-	return events, nil
-}
-
-// inTx runs fn and moves the position in one transaction. The position is
-// written where it is the expected one: whoever else has written meanwhile wins.
-// Where id is not empty, it is written only where the log holds that event there: a
-// database that was taken back gets no rows of events that it has lost.
-func (p *Projection) inTx(ctx context.Context, position int64, id string, fn func(tx pgx.Tx) error) error {
-	tx, err := p.cfg.Pool.Begin(ctx)
-	if err != nil {
-		return fmt.Errorf("begin: %w", err)
-	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // after a commit it does nothing
-	if err := fn(tx); err != nil {
-		return err
-	}
-	sql, args := `update `+p.positions+` set position = $3, updated_at = now() where name = $1 and position = $2`, []any{p.cfg.Name, p.expected, position}
-	if id != "" {
-		sql, args = sql+` and `+store.Holds("$3", "$4"), append(args, id)
-	}
-	tag, err := tx.Exec(ctx, sql, args...)
-	if err != nil {
-		return fmt.Errorf("move the position of %s: %w", p.cfg.Name, err)
-	}
-	if tag.RowsAffected() != 1 {
-		return p.refused(ctx, position, id)
-	}
-	if err := tx.Commit(ctx); err != nil {
-		p.uncertain, p.attempted = true, position
-		return fmt.Errorf("commit: %w", err)
-	}
-	p.expected = position
-	return nil
-}
-
-// refused says why the position could not be moved. Both reasons end Run: the next
-// one begins with what is stored.
-func (p *Projection) refused(ctx context.Context, position int64, id string) error {
-	actual, err := p.Position(ctx)
-	if err == nil && actual == p.expected {
-		return consumer.Stop(&consumer.DivergedError{Position: position, Reason: "it does not have event " + id})
-	}
-	return consumer.Stop(&ReplacedError{Name: p.cfg.Name, Expected: p.expected, Actual: actual})
 }
 
 // checkpoint moves the position over what had nothing for this projection.

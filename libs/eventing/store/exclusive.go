@@ -52,7 +52,7 @@ func (e *LostError) Is(target error) bool { return target == fault.Unavailable }
 // *LostError: call it again to stand by. A process that was paused may notice
 // late, so correctness must rest on versions and sequences, not on this lock.
 func (s *Store) Exclusive(ctx context.Context, name string, onWait func(err error), fn func(ctx context.Context) error) error {
-	conn, err := s.acquire(ctx, name, onWait)
+	conn, proven, err := s.acquire(ctx, name, onWait)
 	if err != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ func (s *Store) Exclusive(ctx context.Context, name string, onWait func(err erro
 	pinging := make(chan struct{})
 	go func() {
 		defer close(pinging)
-		if err := keep(held, conn); err != nil {
+		if err := keep(held, conn, proven); err != nil {
 			cancel(&LostError{Name: name, Err: err})
 		}
 	}()
@@ -79,26 +79,26 @@ func (s *Store) Exclusive(ctx context.Context, name string, onWait func(err erro
 	return err
 }
 
-// acquire returns a connection that holds the lock. It polls: a session that
-// waited inside Postgres would hold back vacuum for as long.
-func (s *Store) acquire(ctx context.Context, name string, onWait func(err error)) (*pgx.Conn, error) {
+// acquire returns a connection that holds the lock, and when it asked for it. It
+// polls: a session that waited inside Postgres would hold back vacuum for as long.
+func (s *Store) acquire(ctx context.Context, name string, onWait func(err error)) (conn *pgx.Conn, asked time.Time, err error) {
 	conf := s.conf.Copy()
 	conf.RuntimeParams["idle_session_timeout"] = fmt.Sprint(sessionTimeout.Milliseconds())
 	conf.RuntimeParams["application_name"] += " " + name
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
-	var conn *pgx.Conn
 	var said *string // what onWait was told last
 	for {
 		got, err := false, error(nil)
 		if conn == nil || conn.IsClosed() {
 			conn, err = pgx.ConnectConfig(ctx, conf)
 		}
+		asked := time.Now()
 		if err == nil {
 			got, err = try(ctx, conn, name)
 		}
 		if got {
-			return conn, nil
+			return conn, asked, nil
 		}
 		if why := fmt.Sprint(err); onWait != nil && ctx.Err() == nil && (said == nil || *said != why) {
 			said = &why
@@ -112,7 +112,7 @@ func (s *Store) acquire(ctx context.Context, name string, onWait func(err error)
 			if conn != nil {
 				s.release(conn, name)
 			}
-			return nil, fmt.Errorf("wait for the exclusive role %q: %w", name, ctx.Err())
+			return nil, time.Time{}, fmt.Errorf("wait for the exclusive role %q: %w", name, ctx.Err())
 		case <-tick.C:
 		}
 	}
@@ -125,13 +125,16 @@ func try(ctx context.Context, conn *pgx.Conn, name string) (got bool, err error)
 	return got, err
 }
 
-// keep pings until ctx ends (nil) or the lock is no longer certain. A ping's
-// answer proves the lock for as long after its question as the server waits.
-func keep(ctx context.Context, conn *pgx.Conn) error {
+// keep pings until ctx ends (nil) or the lock is no longer certain. An answer
+// proves the lock for as long after its question as the server waits; one that is read
+// later than that, because this process was paused meanwhile, proves nothing.
+func keep(ctx context.Context, conn *pgx.Conn, proven time.Time) error {
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
-	proven := time.Now()
 	for {
+		if late := time.Since(proven); late > provenFor {
+			return fault.New(fault.Unavailable, "nothing has proven it for %s", late.Round(time.Millisecond))
+		}
 		select {
 		case <-ctx.Done():
 			return nil

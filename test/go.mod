@@ -12,6 +12,7 @@ require (
 	hodei.dev/services/dispatcher v0.0.0
 	hodei.dev/services/provisioner v0.0.0
 	hodei.dev/services/registry v0.0.0
+	hodei.dev/services/scheduler v0.0.0
 	hodei.dev/services/timeout-monitor v0.0.0
 	pgregory.net/rapid v1.3.0
 )
@@ -94,5 +95,6 @@ replace (
 	hodei.dev/services/dispatcher => ../services/dispatcher
 	hodei.dev/services/provisioner => ../services/provisioner
 	hodei.dev/services/registry => ../services/registry
+	hodei.dev/services/scheduler => ../services/scheduler
 	hodei.dev/services/timeout-monitor => ../services/timeout-monitor
 )

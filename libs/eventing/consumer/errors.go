@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 

@@ -52,7 +52,7 @@ type world struct {
 	onChunk    func(attempt int32, seq int64) error // an error ends the stream before the chunk
 	deaf       bool                                 // ReadLogs forgets after_seq
 	watchBreak int                                  // so many watches end after their first message
-	batchBreak int                                  // so many batches are taken but their answer is lost
+	batchBreak int                                  // so many batches after the first are taken but their answer is lost
 	// onBatch is how the n-th job of all streams, from 1, is refused; "" takes it.
 	onBatch func(n int) (kind, retryAfter string)
 	batched int
@@ -183,8 +183,10 @@ func (w *world) QueueJobs(stream grpc.BidiStreamingServer[schedulerv1.QueueJobsR
 			}
 			resp.Results = append(resp.Results, result)
 		}
-		lost := w.batchBreak > 0
-		w.batchBreak--
+		lost := w.batchBreak > 0 && w.batched > len(m.GetSpecs())
+		if lost {
+			w.batchBreak--
+		}
 		w.mu.Unlock()
 		if lost {
 			return fault.New(fault.Unavailable, "going away")

@@ -66,7 +66,7 @@ func (d *Dispatcher) tellHandOver(ctx context.Context, o observed, news bool) {
 	}
 	_, back := o.fact.(worker.Reconnected)
 	taken, _ := o.fact.(worker.StatusChanged)
-	if !back && !(news && taken.To == worker.StateBusy) {
+	if !back && (!news || taken.To != worker.StateBusy) {
 		return
 	}
 	if j, ok := d.state.Job(jobID); ok && j.State == job.StateAssigned && j.WorkerID == o.Stream.ID {

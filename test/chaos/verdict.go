@@ -88,25 +88,30 @@ func (v *verdict) check(r check.Report) {
 
 // jobs compares what was accepted with what the platform says and with the journal.
 func (v *verdict) jobs(ctx context.Context, p *platform, l *load) error {
-	entries, err := p.journal.read()
-	if err != nil {
-		return err
-	}
-	logs := registryv1.NewLogServiceClient(l.conn)
-	for id, q := range l.accepted() {
-		var job *schedulerv1.Job
+	var jobs []*schedulerv1.Job
+	accepted := l.accepted()
+	for id, q := range accepted {
 		ask, cancel := context.WithTimeout(ctx, 30*time.Second)
 		err := l.insist(ask, func(ctx context.Context) error {
 			out, err := l.jobs.GetJob(ctx, &schedulerv1.GetJobRequest{JobId: id})
-			job = out.GetJob()
+			jobs = append(jobs, out.GetJob())
 			return err
 		})
 		cancel()
 		if err != nil {
 			v.lost = append(v.lost, fmt.Sprintf("job/%s (%s) was accepted and is not there: %v", id, q.kind, err))
-			continue
 		}
-		v.job(ctx, logs, q.kind, job, entries[id])
+	}
+	// After the answers: an end that one of them tells of is in the journal by now.
+	entries, err := p.journal.read()
+	if err != nil {
+		return err
+	}
+	logs := registryv1.NewLogServiceClient(l.conn)
+	for _, job := range jobs {
+		if job != nil {
+			v.job(ctx, logs, accepted[job.GetId()].kind, job, entries[job.GetId()])
+		}
 	}
 	return nil
 }

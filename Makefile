@@ -78,9 +78,10 @@ PARALLEL ?= 2
 RATE     ?= 4
 NODES    ?= 1
 REPORT   ?=
+CHAOS    ?=
 
 chaos: deps build .cache/bin/chaos ## Break the platform under load (SEEDS=r20 DURATION=3m PARALLEL=2 RATE=4 NODES=1|3 REPORT=docs/reliability.md)
-	@.cache/bin/chaos -seeds $(or $(SEEDS),r20) -duration $(DURATION) -parallel $(PARALLEL) -rate $(RATE) -nodes $(NODES) -report "$(REPORT)"
+	@.cache/bin/chaos -seeds $(or $(SEEDS),r20) -duration $(DURATION) -parallel $(PARALLEL) -rate $(RATE) -nodes $(NODES) -report "$(REPORT)" $(CHAOS)
 
 chaos-short: SEEDS = 11,23,42,r1
 chaos-short: DURATION = 40s

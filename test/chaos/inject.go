@@ -52,7 +52,9 @@ type injector struct {
 	platform *platform
 	load     *load
 	log      func(format string, args ...any)
-	work     sync.WaitGroup
+	// serial: a fault begins when the one before has been recovered from.
+	serial bool
+	work   sync.WaitGroup
 
 	mu     sync.Mutex // guards what follows
 	scopes map[string]*sync.Mutex
@@ -68,6 +70,10 @@ func (i *injector) run(ctx, life context.Context, faults []mishap) {
 		case <-time.After(time.Until(began.Add(f.at))):
 		case <-ctx.Done():
 			return
+		}
+		if i.serial {
+			i.inject(ctx, life, n, f)
+			continue
 		}
 		i.work.Go(func() { i.inject(ctx, life, n, f) })
 	}

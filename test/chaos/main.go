@@ -69,7 +69,7 @@ type campaign struct {
 	lasts            time.Duration
 	rate             float64
 	parallel, nodes  int
-	keep             bool
+	keep, serial     bool
 }
 
 func parse(args []string) (*campaign, error) {
@@ -82,6 +82,7 @@ func parse(args []string) (*campaign, error) {
 	f.Float64Var(&c.rate, "rate", 4, "jobs a second")
 	f.IntVar(&c.parallel, "parallel", 2, "plans at once")
 	f.IntVar(&c.nodes, "nodes", 1, "NATS servers: 1 or 3")
+	f.BoolVar(&c.serial, "serial", false, "one fault after the other: what recovery takes where nothing else is broken")
 	f.BoolVar(&c.keep, "keep", false, "keep the directories of plans that passed too")
 	seeds := f.String("seeds", "", "`SEEDS` separated by commas, of which rN means N random ones; default r1")
 	if err := f.Parse(args); err != nil {
@@ -151,7 +152,7 @@ func (c *campaign) run(ctx context.Context) error {
 			}
 			p := newPlan(seed, c.lasts, c.nodes)
 			p.options.bin, p.options.dir = bin, filepath.Join(c.dir, fmt.Sprintf("hodei-chaos-%d-%d", os.Getpid(), seed))
-			outcomes[n] = execute(ctx, p, c.rate, log)
+			outcomes[n] = execute(ctx, p, c.rate, c.serial, log)
 			outcomes[n].print(log, c.again(seed))
 			if !outcomes[n].bad() && !c.keep {
 				if err := removeDir(p.options.dir); err != nil {
@@ -169,5 +170,13 @@ func (c *campaign) run(ctx context.Context) error {
 
 // again is the command that repeats a plan.
 func (c *campaign) again(seed uint64) string {
-	return fmt.Sprintf("make chaos SEEDS=%d DURATION=%s RATE=%g NODES=%d", seed, c.lasts, c.rate, c.nodes)
+	return fmt.Sprintf("make chaos SEEDS=%d DURATION=%s RATE=%g NODES=%d%s", seed, c.lasts, c.rate, c.nodes, c.more())
+}
+
+// more is the rest of a command of make.
+func (c *campaign) more() string {
+	if c.serial {
+		return " CHAOS=-serial"
+	}
+	return ""
 }

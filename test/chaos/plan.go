@@ -74,7 +74,7 @@ func newPlan(seed uint64, lasts time.Duration, nodes int) plan {
 }
 
 // meanGap is the mean time between the beginnings of two faults.
-const meanGap = 2500 * time.Millisecond
+const meanGap = 2 * time.Second
 
 func weighted(r *rand.Rand) sort {
 	sum := 0

@@ -58,9 +58,9 @@ func (c *campaign) sum(outcomes []outcome, took time.Duration) error {
 		len(outcomes), jobs, faults, lost, doubled, stuck, leaked, strings.Join(seeds, ","))
 	var err error
 	if c.report != "" {
-		head := fmt.Sprintf("`make chaos SEEDS=%s DURATION=%s RATE=%g NODES=%d PARALLEL=%d` on %s, commit %s, %d cores, %s in all: %d jobs, %d events.\n\n`%s`\n\n",
-			strings.Join(seeds, ","), c.lasts, c.rate, c.nodes, c.parallel, time.Now().Format(time.DateOnly), commit(), runtime.NumCPU(), took.Round(time.Second), jobs, events, line)
-		err = into(c.report, fmt.Sprintf("chaos-%d", c.nodes), head+table)
+		head := fmt.Sprintf("`make chaos SEEDS=%s DURATION=%s RATE=%g NODES=%d PARALLEL=%d%s` on %s, commit %s, %d cores, %s in all: %d jobs, %d events.\n\n`%s`\n\n",
+			strings.Join(seeds, ","), c.lasts, c.rate, c.nodes, c.parallel, c.more(), time.Now().Format(time.DateOnly), commit(), runtime.NumCPU(), took.Round(time.Second), jobs, events, line)
+		err = into(c.report, c.name(), head+table)
 	}
 	if bad {
 		err = errors.Join(err, errors.New("not everything holds: see above"))
@@ -122,4 +122,12 @@ func into(file, name, text string) error {
 		return fmt.Errorf("%s has no markers %q and %q", file, strings.TrimSpace(begin), end)
 	}
 	return os.WriteFile(file, []byte(before+begin+"\n"+text+"\n"+end+after), 0o644)
+}
+
+// name is what the figures of such a campaign are called in the report.
+func (c *campaign) name() string {
+	if c.serial {
+		return "chaos-serial"
+	}
+	return fmt.Sprintf("chaos-%d", c.nodes)
 }

@@ -37,7 +37,7 @@ func (o outcome) bad() bool {
 }
 
 // execute carries a plan out on a platform of its own.
-func execute(ctx context.Context, p plan, rate float64, log func(string, ...any)) (o outcome) {
+func execute(ctx context.Context, p plan, rate float64, serial bool, log func(string, ...any)) (o outcome) {
 	o = outcome{plan: p, dir: p.options.dir}
 	log("%s", p)
 	w, err := newPlatform(ctx, p.options)
@@ -58,7 +58,7 @@ func execute(ctx context.Context, p plan, rate float64, log func(string, ...any)
 	defer endLife()
 	faults, endFaults := context.WithTimeout(life, p.lasts)
 	defer endFaults()
-	i := &injector{platform: w, load: l, log: log, scopes: map[string]*sync.Mutex{}}
+	i := &injector{platform: w, load: l, log: log, serial: serial, scopes: map[string]*sync.Mutex{}}
 	l.work.Go(func() { l.generate(faults, life, rand.New(rand.NewPCG(p.seed, 2)), rate) })
 	i.run(faults, life, p.faults)
 	<-faults.Done()

@@ -75,12 +75,12 @@ sim: ## The deterministic simulation over many seeds (SEEDS=10000, BASE=1 for th
 # A plan is a seed: the same one makes the same faults at the same times. rN: N random ones.
 DURATION ?= 3m
 PARALLEL ?= 2
-RATE     ?= 4
+RATE     ?= 3
 NODES    ?= 1
 REPORT   ?=
 CHAOS    ?=
 
-chaos: deps build .cache/bin/chaos ## Break the platform under load (SEEDS=r20 DURATION=3m PARALLEL=2 RATE=4 NODES=1|3 REPORT=docs/reliability.md)
+chaos: deps build .cache/bin/chaos ## Break the platform under load (SEEDS=r20 DURATION=3m PARALLEL=2 RATE=3 NODES=1|3 REPORT=docs/reliability.md)
 	@.cache/bin/chaos -seeds $(or $(SEEDS),r20) -duration $(DURATION) -parallel $(PARALLEL) -rate $(RATE) -nodes $(NODES) -report "$(REPORT)" $(CHAOS)
 
 chaos-short: SEEDS = 11,23,42,r1

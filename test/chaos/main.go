@@ -79,7 +79,7 @@ func parse(args []string) (*campaign, error) {
 	f.StringVar(&c.dir, "dir", os.TempDir(), "work below `DIR`; a failed plan leaves its logs and its journal there")
 	f.StringVar(&c.report, "report", "", "write the table of faults into `FILE`, between its markers")
 	f.DurationVar(&c.lasts, "duration", 3*time.Minute, "how long the faults of a plan go on")
-	f.Float64Var(&c.rate, "rate", 4, "jobs a second")
+	f.Float64Var(&c.rate, "rate", 3, "jobs a second")
 	f.IntVar(&c.parallel, "parallel", 2, "plans at once")
 	f.IntVar(&c.nodes, "nodes", 1, "NATS servers: 1 or 3")
 	f.BoolVar(&c.serial, "serial", false, "one fault after the other: what recovery takes where nothing else is broken")

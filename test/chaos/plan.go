@@ -42,7 +42,7 @@ type plan struct {
 func newPlan(seed uint64, lasts time.Duration, nodes int) plan {
 	r := rand.New(rand.NewPCG(seed, uint64(nodes)))
 	p := plan{seed: seed, lasts: lasts, options: options{
-		nodes: nodes, replicated: r.IntN(2) == 0, workers: 12, jobsPerWorker: []int{1, 1, 3, 0}[r.IntN(4)], minIdle: []int{0, 2}[r.IntN(2)],
+		nodes: nodes, replicated: r.IntN(2) == 0, workers: 16, jobsPerWorker: []int{1, 1, 3, 0}[r.IntN(4)], minIdle: []int{0, 2}[r.IntN(2)],
 	}}
 	world := &platform{options: p.options}
 	longest := min(time.Minute, lasts/3)

@@ -20,6 +20,9 @@ import (
 // would hide a job that nobody looks after.
 const settleIn = 150 * time.Second
 
+// sayEvery is how often it is said what is not at rest yet.
+const sayEvery = 20 * time.Second
+
 // outcome is what became of a plan.
 type outcome struct {
 	plan    plan
@@ -72,7 +75,7 @@ func execute(ctx context.Context, p plan, rate float64, serial bool, log func(st
 		o.err = fmt.Errorf("heal: %w", err)
 		return o
 	}
-	restless := w.settle(life)
+	restless := w.settle(life, log)
 	endLifeWhenDone(l, i, endLife, restless)
 	o.settled = time.Since(healed)
 	log("at rest after %s", o.settled.Round(time.Millisecond))
@@ -93,11 +96,16 @@ func endLifeWhenDone(l *load, i *injector, endLife context.CancelFunc, restless 
 
 // settle waits until every job has ended and no worker is left but idle ones, and returns
 // what is not so when ctx ends.
-func (p *platform) settle(ctx context.Context) []string {
+func (p *platform) settle(ctx context.Context, log func(string, ...any)) []string {
+	said := time.Now()
 	for {
 		left, err := p.restless(ctx)
 		if err == nil && len(left) == 0 {
 			return nil
+		}
+		if time.Since(said) > sayEvery {
+			said = time.Now()
+			log("not at rest yet: %d, such as %s", len(left), strings.Join(left[:min(len(left), 3)], ", "))
 		}
 		select {
 		case <-time.After(200 * time.Millisecond):

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"io"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,12 +16,19 @@ import (
 func TestWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		var asleep time.Duration // what the machine was suspended for
-		now := func() time.Duration { return time.Since(began) + asleep }
+		var asleep atomic.Int64 // what the machine was suspended for
+		now := func() time.Duration { return time.Since(began) + time.Duration(asleep.Load()) }
 		r, w := io.Pipe()
+		var mu sync.Mutex // guards killed
 		var killed []string
 		done := make(chan error, 1)
-		go func() { done <- guard.Watch(r, now, func(reason string) { killed = append(killed, reason) }) }()
+		go func() {
+			done <- guard.Watch(r, now, func(reason string) {
+				mu.Lock()
+				defer mu.Unlock()
+				killed = append(killed, reason)
+			})
+		}()
 		until := func(limit time.Duration) {
 			if _, err := w.Write(binary.BigEndian.AppendUint64(nil, uint64(limit))); err != nil {
 				t.Fatal(err)
@@ -29,6 +38,8 @@ func TestWatch(t *testing.T) {
 			t.Helper()
 			time.Sleep(d)
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			if len(killed) != want {
 				t.Fatalf("killed %q, want %d times", killed, want)
 			}
@@ -41,7 +52,7 @@ func TestWatch(t *testing.T) {
 		step(2*time.Second, 1)
 		step(time.Hour, 1) // once is enough
 		until(now() + 30*time.Second)
-		asleep += time.Hour
+		asleep.Add(int64(time.Hour))
 		step(2*time.Second, 2) // soon after the machine woke up
 		until(now() + 30*time.Second)
 		until(0)

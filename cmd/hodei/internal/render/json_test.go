@@ -30,14 +30,14 @@ func TestCompact(t *testing.T) {
 		"nothing":       {nil, `null`},
 		"zero values":   {&schedulerv1.Usage{}, `{"cpu_user":"","cpu_system":"","max_rss_bytes":0}`},
 		"64 bits":       {&schedulerv1.Usage{MaxRssBytes: 1<<63 - 1}, `{"cpu_user":"","cpu_system":"","max_rss_bytes":9223372036854775807}`},
-		"absent":        {&schedulerv1.Retry{}, `{"max_attempts":0,"infrastructure_attempts":null}`},
-		"present":       {&schedulerv1.Retry{InfrastructureAttempts: &zero}, `{"max_attempts":0,"infrastructure_attempts":0}`},
+		"absent":        {&schedulerv1.Retry{}, `{"max_attempts":0,"infrastructure_attempts":null,"on":[],"backoff":null}`},
+		"present":       {&schedulerv1.Retry{InfrastructureAttempts: &zero}, `{"max_attempts":0,"infrastructure_attempts":0,"on":[],"backoff":null}`},
 		"empty":         {&auditv1.ListDeadLettersResponse{}, `{"dead_letters":[],"counts":{}}`},
 		"sorted maps":   {&schedulerv1.GetQueueResponse{Jobs: map[string]int64{"b": 2, "a": -1}}, `{"jobs":{"a":-1,"b":2}}`},
 		"no escapes":    {&schedulerv1.Script{Interpreter: "<&>", Content: "\"\n"}, `{"interpreter":"<&>","content":"\"\n"}`},
 		"bytes":         {&registryv1.LogChunk{Data: []byte{0xff}, Time: at}, `{"stream":"","seq":0,"time":"2026-05-01T12:00:00.12Z","data":"/w==","dropped":0,"eof":false}`},
 		"no message":    {&schedulerv1.GetJobResponse{}, `{"job":null}`},
-		"oneof":         {&registryv1.ConnectResponse{Message: &registryv1.ConnectResponse_Welcome{Welcome: &registryv1.Welcome{Epoch: 2}}}, `{"welcome":{"epoch":2},"run":null,"start":null,"drop":null,"cancel":null,"result_ack":null,"terminate":null,"traceparent":"","heartbeat_ack":null}`},
+		"oneof":         {&registryv1.ConnectResponse{Message: &registryv1.ConnectResponse_Welcome{Welcome: &registryv1.Welcome{Epoch: 2}}}, `{"welcome":{"epoch":2,"going":false},"run":null,"start":null,"drop":null,"cancel":null,"result_ack":null,"terminate":null,"traceparent":"","heartbeat_ack":null}`},
 		"enum, float":   {structpb.NewListValue(&structpb.ListValue{Values: []*structpb.Value{structpb.NewNullValue(), structpb.NewNumberValue(0.5)}}), `{"null_value":null,"number_value":null,"string_value":null,"bool_value":null,"struct_value":null,"list_value":{"values":[{"null_value":"NULL_VALUE","number_value":null,"string_value":null,"bool_value":null,"struct_value":null,"list_value":null},{"null_value":null,"number_value":0.5,"string_value":null,"bool_value":null,"struct_value":null,"list_value":null}]}}`},
 		"data":          {&schedulerv1.Event{Data: []byte("{ \"n\": 12345678901234567890 }")}, `{"id":"","type":"","version":0,"position":0,"stream_version":0,"aggregate":"","namespace":"","source":"","correlation_id":"","causation_id":"","actor":"","time":null,"data":{"n":12345678901234567890}}`},
 		"data, no JSON": {&schedulerv1.Event{Data: []byte("{")}, `{"id":"","type":"","version":0,"position":0,"stream_version":0,"aggregate":"","namespace":"","source":"","correlation_id":"","causation_id":"","actor":"","time":null,"data":"ew=="}`},
@@ -98,7 +98,7 @@ func TestWith(t *testing.T) {
 	if err != nil || string(got) != `{"line":3,"job":null}` {
 		t.Errorf("%s, %v", got, err)
 	}
-	if got, err = With("line", 3, &platformv1.GetStatusRequest{}); err != nil || string(got) != `{"line":3}` {
+	if got, err = With("line", 3, &platformv1.GetStatusRequest{}); err != nil || string(got) != `{"line":3,"examine":false}` {
 		t.Errorf("%s, %v", got, err)
 	}
 }

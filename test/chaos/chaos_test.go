@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"reflect"
 	"slices"
 	"testing"
@@ -65,7 +66,7 @@ func echo(t *testing.T) *link {
 			}()
 		}
 	}()
-	k, err := newLink("echo", dialer(l.Addr().String()), true)
+	k, err := newLink("echo", dialer(l.Addr().String()), func() []int { return []int{os.Getpid()} })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,6 +175,10 @@ func TestALinkBreaksInEachWay(t *testing.T) {
 		k.SetOnly(silent, 0, 1)
 		if err := c.say("b", long); err != nil {
 			t.Errorf("another process's link: %v", err)
+		}
+		k.SetOnly(silent, 0, os.Getpid())
+		if err := c.say("c", 50*time.Millisecond); !timedOut(err) {
+			t.Errorf("this process's link: %v", err)
 		}
 	})
 }

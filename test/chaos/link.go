@@ -33,8 +33,8 @@ type link struct {
 	listener net.Listener
 	// dial reaches the far end.
 	dial func() (net.Conn, error)
-	// owners: each connection's process is found out, for SetOnly.
-	owners bool
+	// owners are the processes that may connect, for SetOnly; nil where it is not used.
+	owners func() []int
 
 	mu    sync.Mutex // guards what follows
 	mode  mode
@@ -54,7 +54,7 @@ type pipe struct {
 }
 
 // newLink listens on a free port.
-func newLink(name string, dial func() (net.Conn, error), owners bool) (*link, error) {
+func newLink(name string, dial func() (net.Conn, error), owners func() []int) (*link, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("listen for the link %s: %w", name, err)
@@ -127,8 +127,8 @@ func (k *link) accept() {
 
 func (k *link) serve(near net.Conn) {
 	p := &pipe{near: near}
-	if k.owners {
-		p.pid = ownerOf(near)
+	if k.owners != nil {
+		p.pid = ownerOf(near, k.owners())
 	}
 	if m, _, _ := k.now(p); m == cut {
 		p.reset()

@@ -5,14 +5,12 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 )
 
-// ownerOf is the process that opened the connection which a link has accepted; 0
-// where it cannot be told.
-func ownerOf(c net.Conn) int {
+// ownerOf is which of some processes has opened the connection that a link has
+// accepted; 0 where none has.
+func ownerOf(c net.Conn, pids []int) int {
 	addr, ok := c.RemoteAddr().(*net.TCPAddr)
 	if !ok {
 		return 0
@@ -21,14 +19,13 @@ func ownerOf(c net.Conn) int {
 	if inode == "" {
 		return 0
 	}
-	fds, err := filepath.Glob("/proc/[0-9]*/fd/*")
-	if err != nil {
-		return 0
-	}
-	for _, fd := range fds {
-		if to, err := os.Readlink(fd); err == nil && to == "socket:["+inode+"]" {
-			pid, _ := strconv.Atoi(strings.Split(fd, "/")[2]) // by the pattern it is a number
-			return pid
+	for _, pid := range pids {
+		dir := fmt.Sprintf("/proc/%d/fd", pid)
+		fds, _ := os.ReadDir(dir) // of one that has ended: none
+		for _, fd := range fds {
+			if to, err := os.Readlink(dir + "/" + fd.Name()); err == nil && to == "socket:["+inode+"]" {
+				return pid
+			}
 		}
 	}
 	return 0

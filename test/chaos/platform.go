@@ -223,7 +223,7 @@ func (p *platform) makeRoutes(ports []int) error {
 }
 
 func (p *platform) link(name, address string) (*link, error) {
-	k, err := newLink(name, dialer(address), false)
+	k, err := newLink(name, dialer(address), nil)
 	if err == nil {
 		p.links = append(p.links, k)
 	}
@@ -320,7 +320,7 @@ func (p *platform) agentsLink(doors []string) (*link, error) {
 			errs = errors.Join(errs, err)
 		}
 		return nil, errs
-	}, true)
+	}, p.agentPIDs)
 	if err == nil {
 		p.links = append(p.links, k)
 	}
@@ -441,6 +441,14 @@ func (p *platform) liveAgents() []agent {
 		if syscall.Kill(record.Agent.PID, 0) == nil {
 			out = append(out, agent{worker: record.WorkerID, pid: record.Agent.PID})
 		}
+	}
+	return out
+}
+
+func (p *platform) agentPIDs() []int {
+	var out []int
+	for _, a := range p.liveAgents() {
+		out = append(out, a.pid)
 	}
 	return out
 }

@@ -393,6 +393,10 @@ func TestAForeignStreamIsNotTouched(t *testing.T) {
 	if _, err := cfg.JS.CreateStream(t.Context(), jetstream.StreamConfig{Name: bus.EventsStream, Subjects: []string{"hodei.events.>"}}); err != nil {
 		t.Fatal(err)
 	}
+	// One that never had a message would be replaced.
+	if _, err := cfg.JS.Publish(t.Context(), "hodei.events.default.job.Strange", nil); err != nil {
+		t.Fatal(err)
+	}
 	r, err := relay.New(cfg)
 	if err != nil {
 		t.Fatal(err)

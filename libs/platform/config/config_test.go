@@ -333,3 +333,35 @@ func TestWhatIsEmbeddedTwiceIsAskedToo(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+type optional struct {
+	Jobs  *int      `yaml:"jobs"`
+	Share *retry    `yaml:"share"`
+	List  []several `yaml:"list"`
+}
+
+type several struct {
+	Jobs *int `yaml:"jobs"`
+}
+
+// A pointer tells a zero that was written from a key that is not there.
+func TestAPointerHoldsWhatTheFileSays(t *testing.T) {
+	var c optional
+	file := write(t, "c.yaml", "jobs: 0\nlist:\n  - jobs: 0\n  - jobs: 3\n  - jobs:\n  - {}\n")
+	if err := config.Load(&c, file, nil); err != nil {
+		t.Fatal(err)
+	}
+	if c.Jobs == nil || *c.Jobs != 0 || c.Share != nil || len(c.List) != 4 {
+		t.Fatalf("%+v", c)
+	}
+	if a, b := c.List[0].Jobs, c.List[1].Jobs; a == nil || *a != 0 || b == nil || *b != 3 {
+		t.Errorf("of the list: %v, %v", a, b)
+	}
+	if c.List[2].Jobs != nil || c.List[3].Jobs != nil {
+		t.Errorf("a key without a value, or no key, is not nil: %v, %v", c.List[2].Jobs, c.List[3].Jobs)
+	}
+	err := config.Load(&c, write(t, "wrong.yaml", "jobs: many\n"), nil)
+	if err == nil || !strings.Contains(err.Error(), "jobs") {
+		t.Errorf("no number: %v", err)
+	}
+}

@@ -23,11 +23,11 @@ func (l *loader) assign(n ast.Node, v reflect.Value, path string) {
 	switch {
 	case isSection(t):
 		l.section(n, v, path)
-	case t.Kind() == reflect.Pointer && isSection(t.Elem()):
+	case t.Kind() == reflect.Pointer: // NodeToValue leaves a nil one nil, and says nothing
 		if v.IsNil() {
 			v.Set(reflect.New(t.Elem()))
 		}
-		l.section(n, v.Elem(), path)
+		l.assign(n, v.Elem(), path)
 	case t.Kind() == reflect.Slice && isSection(t.Elem()):
 		l.list(n, v, path)
 	case t.Kind() == reflect.Map && t.Key().Kind() == reflect.String && isSection(t.Elem()):

@@ -56,13 +56,14 @@ func judge(ctx context.Context, p *platform, l *load, faults []*injected, restle
 	}
 	v.violations = append(v.violations, l.refused...)
 	fail("the jobs", v.jobs(ctx, p, l))
+	// While all run: a service that stops has last words, which nobody reads any more.
+	report, err := p.checkLog(ctx, slices.ContainsFunc(faults, func(f *injected) bool { return f.what == "delete messages" }))
+	fail("check", err)
+	v.check(report)
 	fail("a graceful stop", p.stopServices())
 	for _, s := range p.services {
 		v.violations = append(v.violations, s.ends()...)
 	}
-	report, err := p.checkLog(ctx, slices.ContainsFunc(faults, func(f *injected) bool { return f.what == "delete messages" }))
-	fail("check", err)
-	v.check(report)
 	fail("the log", v.log(ctx, p, faults))
 	fail("the workers", v.workers(p, report))
 	if v.bad() {

@@ -33,6 +33,11 @@ type Config struct {
 	Log *slog.Logger
 }
 
+// reconnectBuffer bounds, in bytes, what is published to a server that is away and
+// kept for its return; beyond it publishing fails with nats.ErrReconnectBufExceeded.
+// It is for commands and telemetry: events wait in the log.
+const reconnectBuffer = 8 << 20
+
 // Connect returns a connection that reconnects for ever. It does not wait for a
 // server: where none answers yet it goes on trying in the background (see
 // [WaitConnected]). An error means that the configuration is wrong. The caller
@@ -52,6 +57,7 @@ func Connect(cfg Config) (*nats.Conn, error) {
 		nats.MaxPingsOutstanding(2),
 		nats.Timeout(5 * time.Second),
 		nats.DrainTimeout(5 * time.Second),
+		nats.ReconnectBufSize(reconnectBuffer),
 		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) {
 			if !nc.IsClosed() {
 				log.Warn("lost the connection to NATS, reconnecting", "error", err)
@@ -157,7 +163,9 @@ func CancelWhenLost(ctx context.Context, nc *nats.Conn, cancel context.CancelCau
 // relay's sweep. It has the form of store.Config.OnCommit.
 func Nudger(nc *nats.Conn) func(position int64) {
 	return func(position int64) {
-		// Buffered by the connection; while it is away the relay reads on reconnect anyway.
+		if !nc.IsConnected() {
+			return // the relay reads when it is back; what was kept for it would be of no use then
+		}
 		_ = nc.Publish(NudgeSubject, strconv.AppendInt(nil, position, 10))
 	}
 }

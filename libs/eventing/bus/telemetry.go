@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -61,9 +62,9 @@ func SubscribeTelemetry(ctx context.Context, js jetstream.JetStream, cfg Telemet
 	if cfg.Type != "" {
 		filter = TelemetrySubject(cfg.Type, "*")
 	}
-	since := cfg.Since
+	r := &receiver{since: cfg.Since, log: log, handle: handle}
 	for ctx.Err() == nil {
-		err := retry(ctx, func() error { return subscribeOnce(ctx, js, cfg.Replicas, filter, &since, log, handle) })
+		err := retry(ctx, func() error { return subscribeOnce(ctx, js, cfg.Replicas, filter, r) })
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -74,15 +75,54 @@ func SubscribeTelemetry(ctx context.Context, js jetstream.JetStream, cfg Telemet
 	return nil
 }
 
-func subscribeOnce(ctx context.Context, js jetstream.JetStream, replicas int, filter string, since *time.Time, log *slog.Logger, handle func(Telemetry)) error {
+// receiver takes what comes, whichever subscription brings it: the client's callback
+// may still be at work when its subscription is said to be closed.
+type receiver struct {
+	log    *slog.Logger
+	handle func(Telemetry)
+
+	mu    sync.Mutex // held while a message is handled; guards since
+	since time.Time  // of what is to come; zero = new messages only
+}
+
+func (r *receiver) from() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.since
+}
+
+func (r *receiver) take(m jetstream.Msg) {
+	meta, err := m.Metadata()
+	if err != nil {
+		return
+	}
+	e, err := event.FromMessage(m.Headers(), m.Data())
+	if err != nil {
+		r.log.Warn("skipped telemetry that is no event", "subject", m.Subject(), "error", err)
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.since = meta.Timestamp.Add(time.Nanosecond)
+	r.handle(Telemetry{Event: e, Stored: meta.Timestamp, Sequence: meta.Sequence.Stream})
+}
+
+// subscribeOnce receives until anything is in doubt. A lost connection is one: on a
+// server that came back without the stream the client would look for it for ever.
+func subscribeOnce(ctx context.Context, js jetstream.JetStream, replicas int, filter string, r *receiver) error {
 	oc := jetstream.OrderedConsumerConfig{FilterSubjects: []string{filter}, DeliverPolicy: jetstream.DeliverNewPolicy}
-	if !since.IsZero() {
-		start := *since
+	if start := r.from(); !start.IsZero() {
 		oc.DeliverPolicy, oc.OptStartTime = jetstream.DeliverByStartTimePolicy, &start
 	}
 	if err := WaitConnected(ctx, js.Conn()); err != nil {
 		return err
 	}
+	caller := ctx
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer cancel(nil)
+	watch.Go(func() { CancelWhenLost(ctx, js.Conn(), cancel) })
 	cons, err := js.OrderedConsumer(ctx, TelemetryStream, oc)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		// A NATS that lost its store: heartbeats go nowhere until somebody makes the stream.
@@ -95,19 +135,7 @@ func subscribeOnce(ctx context.Context, js jetstream.JetStream, replicas int, fi
 		return err
 	}
 	doubt := make(chan error, 1)
-	run, err := cons.Consume(func(m jetstream.Msg) {
-		meta, err := m.Metadata()
-		if err != nil {
-			return
-		}
-		e, err := event.FromMessage(m.Headers(), m.Data())
-		if err != nil {
-			log.Warn("skipped telemetry that is no event", "subject", m.Subject(), "error", err)
-			return
-		}
-		*since = meta.Timestamp.Add(time.Nanosecond)
-		handle(Telemetry{Event: e, Stored: meta.Timestamp, Sequence: meta.Sequence.Stream})
-	}, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+	run, err := cons.Consume(r.take, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 		select {
 		case doubt <- err:
 		default:
@@ -121,12 +149,17 @@ func subscribeOnce(ctx context.Context, js jetstream.JetStream, replicas int, fi
 		<-run.Closed()
 	}()
 	select {
-	case <-ctx.Done():
+	case <-caller.Done():
 		return nil
-	case err := <-doubt:
-		log.Info("telemetry was interrupted", "error", err)
-		return err
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case err = <-doubt:
 	case <-run.Closed():
-		return fmt.Errorf("telemetry subscription closed")
+		err = errors.New("telemetry subscription closed")
 	}
+	if caller.Err() != nil {
+		return nil
+	}
+	r.log.Info("telemetry was interrupted", "error", err)
+	return err
 }

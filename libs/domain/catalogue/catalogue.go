@@ -89,7 +89,7 @@ var Entries = []Entry{
 	of[job.Assigned]("JobAssigned", list(Job), Transition, list(Dispatcher), list(Scheduler, Dispatcher, TimeoutMonitor), "a worker gets the job; an attempt is minted"),
 	of[job.StatusChanged]("JobStatusChanged", list(Job), Transition, list(Scheduler, Dispatcher, Registry, TimeoutMonitor), list(Scheduler, Dispatcher, TimeoutMonitor), "every transition of a job that has no event of its own"),
 	of[job.Requeued]("JobRequeued", list(Job), Transition, list(Dispatcher, Registry, TimeoutMonitor), list(Scheduler, Dispatcher, TimeoutMonitor), "an attempt ended and the job waits again"),
-	of[job.ExecutionError]("JobExecutionError", list(Job), Notice, list(Registry), nil, "an attempt's command failed"),
+	of[job.ExecutionError]("JobExecutionError", list(Job), Notice, list(Registry, TimeoutMonitor), nil, "an attempt's command failed, or was ended by its deadline"),
 	of[job.DispatchFailed]("JobDispatchFailed", list(Job), Notice, list(Dispatcher), nil, "a worker could not be given its job"),
 	of[job.ResultRejected]("JobResultRejected", list(Job), Notice, list(Registry), nil, "a result came too late or from a stale attempt; kept as evidence"),
 	of[job.CancelRequested]("JobCancelRequested", list(Job), Notice, list(Scheduler), list(Scheduler, Registry, Dispatcher, TimeoutMonitor), "somebody wants the job to end"),

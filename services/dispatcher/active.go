@@ -57,7 +57,10 @@ func (a *active) run(ctx context.Context) error {
 			}
 			return err
 		},
-		Letters: c.Letters(), Incident: c.Incidents.Report, Log: c.Log, Meter: c.Tel.Meter("hodei.dev/eventing"),
+		// The memory takes no event of an aggregate after a later one: where one was skipped
+		// the role begins anew, with a memory of what the log says then.
+		OnceOnly: true,
+		Letters:  c.Letters(), Incident: c.Incidents.Report, Log: c.Log, Meter: c.Tel.Meter("hodei.dev/eventing"),
 	})
 	if err != nil {
 		return fmt.Errorf("make the consumer: %w", err)

@@ -3,6 +3,7 @@ package dispatcher_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"os"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"hodei.dev/libs/domain/circuit"
+	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/domain/job"
 	"hodei.dev/libs/domain/provider"
 	"hodei.dev/libs/domain/unit"
@@ -140,6 +142,8 @@ func (w *world) registry(answer func(command.Request) *command.Reply) {
 	if !first {
 		return
 	}
+	var starting sync.WaitGroup
+	ended := false // guarded by w.mu
 	sub, err := w.nc.Subscribe("hodei.cmd.*.*", func(m *nats.Msg) {
 		var r command.Request
 		if err := json.Unmarshal(m.Data, &r); err != nil {
@@ -154,6 +158,9 @@ func (w *world) registry(answer func(command.Request) *command.Reply) {
 		w.mu.Lock()
 		w.requests = append(w.requests, r)
 		reply := w.answer(r)
+		if reply != nil && reply.OK && !ended {
+			starting.Go(func() { w.start(r) })
+		}
 		w.mu.Unlock()
 		if reply == nil {
 			return
@@ -162,14 +169,17 @@ func (w *world) registry(answer func(command.Request) *command.Reply) {
 		if err := m.Respond(data); err != nil {
 			w.Error(err)
 		}
-		if reply.OK {
-			go w.start(r)
-		}
 	})
 	if err != nil {
 		w.Fatal(err)
 	}
-	w.Cleanup(func() { _ = sub.Unsubscribe() })
+	w.Cleanup(func() {
+		_ = sub.Unsubscribe()
+		w.mu.Lock()
+		ended = true
+		w.mu.Unlock()
+		starting.Wait() // before the log is closed
+	})
 	if err := w.nc.Flush(); err != nil {
 		w.Fatal(err)
 	}
@@ -190,7 +200,10 @@ func (w *world) start(r command.Request) {
 	if err != nil {
 		return // sent twice: it runs
 	}
-	w.append(w.jobChange(j, facts))
+	_, err = w.store.Append(context.Background(), store.Append{Changes: []store.Change{w.jobChange(j, facts)}})
+	if err != nil && !errors.Is(err, fault.Conflict) { // sent twice at once: it runs
+		w.Error(err)
+	}
 }
 
 func (w *world) meta(source string) event.Meta {

@@ -37,7 +37,6 @@ func TestEveryServiceStopsInOrderUnderLoad(t *testing.T) {
 			t.Errorf("job %s was run as attempt %d", id, j.Attempt)
 		}
 	}
-	retire(&s.Client)
 	atRest(t, &s.Client, check.Config{PostgresURL: s.PostgresURL, NATS: s.Conn()})
 	s.StopAll()
 }

@@ -28,8 +28,6 @@ func TestNames(t *testing.T) {
 		bus.DeadLetterStream("timeout-monitor"):         "HODEI_DLQ_TIMEOUT_MONITOR",
 		bus.DeadLetterSubject("audit", "JobCreated"):    "hodei.dlq.audit.JobCreated",
 		bus.DeadLetters("audit"):                        "hodei.dlq.audit.>",
-		bus.ReplaySubject("audit", "JobCreated"):        "hodei.replay.audit.JobCreated",
-		bus.Replays("audit"):                            "hodei.replay.audit.>",
 		bus.CommandSubject("w1", 7):                     "hodei.cmd.w1.7",
 		bus.LogSubject("j1"):                            "hodei.log.j1",
 		bus.ConsumerName("audit", ""):                   "audit",

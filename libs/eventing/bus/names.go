@@ -76,15 +76,6 @@ func DeadLetterSubject(service, eventType string) string {
 // DeadLetters matches all dead letters of a service.
 func DeadLetters(service string) string { return DeadLetterSubject(service, ">") }
 
-// ReplaySubject is where dead letters of one event type are sent back to the
-// one service that could not handle them.
-func ReplaySubject(service, eventType string) string {
-	return "hodei.replay." + service + "." + eventType
-}
-
-// Replays matches all that is sent back to a service.
-func Replays(service string) string { return ReplaySubject(service, ">") }
-
 // CommandSubject is where the registry replica that holds a worker's session
 // listens for commands to it. An older session has another epoch, so another subject.
 func CommandSubject(workerID string, epoch int64) string {

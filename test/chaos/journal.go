@@ -30,18 +30,23 @@ type entry struct {
 // them, however it ends: the kernel says how long an attempt lasted, not the job.
 type journal struct{ dir string }
 
+// newJournal makes an empty journal that every user may write to: jobs of different workers
+// are different users. The modes are set and not left to the umask, which all plans of this process share.
 func newJournal(dir string) (journal, error) {
-	old := syscall.Umask(0)
-	defer syscall.Umask(old)
-	// Jobs of different workers are different users.
-	if err := os.MkdirAll(filepath.Join(dir, "locks"), 0o777); err != nil {
-		return journal{}, fmt.Errorf("make the journal: %w", err)
+	locks, entries := filepath.Join(dir, "locks"), filepath.Join(dir, "entries")
+	err := os.MkdirAll(locks, 0o777)
+	if err == nil {
+		err = os.WriteFile(entries, nil, 0o666)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "entries"), os.O_CREATE|os.O_WRONLY, 0o666)
+	for path, mode := range map[string]os.FileMode{dir: 0o777, locks: 0o777, entries: 0o666} {
+		if err == nil {
+			err = os.Chmod(path, mode)
+		}
+	}
 	if err != nil {
 		return journal{}, fmt.Errorf("make the journal: %w", err)
 	}
-	return journal{dir: dir}, f.Close()
+	return journal{dir: dir}, nil
 }
 
 // write appends an entry, in one piece.

@@ -71,8 +71,8 @@ func newPlatform(ctx context.Context, o options) (_ *platform, err error) {
 			err = errors.Join(err, p.close())
 		}
 	}()
-	// Jobs run as other users and reach their work directories below it.
-	if err := os.MkdirAll(o.dir, 0o711); err != nil {
+	// Jobs run as other users and reach their work directories below it, whatever the umask.
+	if err := errors.Join(os.MkdirAll(o.dir, 0o711), os.Chmod(o.dir, 0o711)); err != nil {
 		return nil, err
 	}
 	if p.journal, err = newJournal(filepath.Join(o.dir, "journal")); err != nil {
@@ -112,10 +112,8 @@ func (p *platform) copyTask() error {
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(f, self); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	return f.Close()
+	_, err = io.Copy(f, self)
+	return errors.Join(err, f.Close(), os.Chmod(p.taskPath(), 0o755))
 }
 
 func (p *platform) taskPath() string { return filepath.Join(p.dir, "task") }

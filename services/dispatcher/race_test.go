@@ -9,6 +9,7 @@ import (
 	"hodei.dev/libs/domain/worker"
 	"hodei.dev/libs/eventing/event"
 	"hodei.dev/libs/eventing/eventingtest"
+	"hodei.dev/libs/eventing/store"
 	"hodei.dev/libs/service/command"
 
 	"hodei.dev/services/dispatcher/internal/app"
@@ -111,6 +112,77 @@ func TestAssignedByAnother(t *testing.T) {
 	}
 	w.append(w.jobChange(job.Job{ID: j.ID}, append(facts, assigned...)), w.workerChange(x, taken))
 	w.becomes(j.ID, job.StateRunning)
+}
+
+// TestAnotherWasFirst: as before, but both want to assign at once, and the one that is
+// active loses. It learns of the assignment by reading again, which is news as an event
+// is: it sends RUN for what the other gave to the worker.
+func TestAnotherWasFirst(t *testing.T) {
+	for name, other := range map[string]bool{"with the same job": false, "with another job for the same worker": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.register(2, 0)
+			x := w.idle()
+			id, next := w.queue(nil), w.queue(nil)
+			if other {
+				id, next = next, id // the older one is what this dispatcher chooses
+			}
+			log, sessions := &racing{Store: w.store}, accepting{make(chan command.Request, 4)}
+			log.before = func() { w.assign(id, x) }
+			d := app.New(app.Config{
+				Log: log, Sessions: sessions, Meter: &counting{}, Logger: slog.New(slog.DiscardHandler),
+				Now: time.Now, NewID: event.NewID, Jitter: func() float64 { return 0 },
+			})
+			position, err := d.Activate(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.background("the dispatcher", d.Run)
+			handed := func() {
+				t.Helper()
+				select {
+				case r := <-sessions.ran:
+					if r.JobID != id || r.WorkerID != x || r.Attempt != 1 {
+						t.Errorf("handed over: %+v", r)
+					}
+				case <-time.After(10 * time.Second):
+					t.Fatal("nobody sends RUN")
+				}
+			}
+			if !other {
+				handed()
+			}
+			w.becomes(next, job.StateScheduled) // where it has lost the worker, only once it knows that
+			events, err := w.store.Read(t.Context(), store.ReadOptions{After: position})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := d.Handle(t.Context(), events); err != nil {
+				t.Fatal(err)
+			}
+			if other {
+				handed()
+			}
+			eventingtest.Eventually(t, "the events to be known", func() bool { return d.Figures().Position >= events[len(events)-1].Position })
+			if len(sessions.ran) > 0 {
+				t.Errorf("handed over again: %+v", <-sessions.ran)
+			}
+		})
+	}
+}
+
+// assign gives a job to a worker, as a dispatcher does that is not active any more.
+func (w *world) assign(id, workerID string) {
+	j, x := w.job(id), w.worker(workerID)
+	assigned, err := j.Assign(w.provider.ID, x.ID, x.Epoch, "by another")
+	if err != nil {
+		w.Error(err)
+	}
+	taken, err := x.Take(j.ID, j.Attempt+1)
+	if err != nil {
+		w.Error(err)
+	}
+	w.append(w.jobChange(j, assigned), w.workerChange(x, taken))
 }
 
 // TestRegistryStaysAway: with idle workers for more attempts than a job may lose, and a

@@ -30,12 +30,13 @@ type dispatcher struct {
 	state    *core.State
 	causes   map[string]event.Event
 	inFlight int
-	running  map[string]int
+	running  map[string]int // attempts whose hand-over runs, by job
+	handed   map[string]int // attempts whose hand-over has ended, by job
 	kicked   bool
 }
 
 func (w *world) dispatch(p *process) {
-	d := &dispatcher{process: p, w: w, state: core.New(), causes: map[string]event.Event{}, running: map[string]int{}}
+	d := &dispatcher{process: p, w: w, state: core.New(), causes: map[string]event.Event{}, running: map[string]int{}, handed: map[string]int{}}
 	p.start(func(t *task) {
 		for w.log.read(t) != nil {
 			t.sleep(100 * time.Millisecond)
@@ -65,20 +66,21 @@ func (d *dispatcher) activate() {
 	assigned := d.state.Assigned()
 	slices.SortFunc(assigned, func(a, b job.Job) int { return cmp.Compare(a.ID, b.ID) })
 	for _, j := range assigned {
-		d.handAgain(j)
+		d.handOverDue(j.ID)
 	}
 }
 
 func (d *dispatcher) observe(_ *task, f fact) error {
-	news := d.state.WorkerVersion(f.Stream.ID) < f.StreamVersion
 	d.apply(f)
-	switch own := f.says.(type) {
-	case worker.Reconnected:
-		d.undelivered(f.Stream.ID)
-	case worker.StatusChanged:
-		if news && own.To == worker.StateBusy {
-			d.undelivered(f.Stream.ID)
+	switch f.says.(type) {
+	case job.Event:
+		d.handOverDue(f.Stream.ID)
+	case worker.Event:
+		w, _ := d.state.Worker(f.Stream.ID)
+		if _, back := f.says.(worker.Reconnected); back && d.running[w.JobID] == 0 {
+			delete(d.handed, w.JobID)
 		}
+		d.handOverDue(w.JobID)
 	}
 	d.kick(0)
 	return nil
@@ -100,14 +102,15 @@ func (d *dispatcher) apply(f fact) {
 	}
 }
 
-// undelivered sends RUN where this dispatcher is not about to.
-func (d *dispatcher) undelivered(workerID string) {
-	w, ok := d.state.Worker(workerID)
-	if !ok || w.JobID == "" {
+// handOverDue begins the hand-over of a job that is ASSIGNED and for which this
+// dispatcher has not sent RUN.
+func (d *dispatcher) handOverDue(jobID string) {
+	j, ok := d.state.Job(jobID)
+	if !ok || j.State != job.StateAssigned || d.running[jobID] != 0 || d.handed[jobID] == j.Attempt {
 		return
 	}
-	if j, ok := d.state.Job(w.JobID); ok && j.State == job.StateAssigned && j.WorkerID == workerID && d.running[j.ID] != j.Attempt {
-		d.handAgain(j)
+	if w, ok := d.state.Worker(j.WorkerID); ok && w.JobID == jobID {
+		d.handAgain(j, w)
 	}
 }
 
@@ -236,6 +239,7 @@ func (d *dispatcher) settleAnew(t *task, p decided, hold time.Duration) {
 		until = d.clock().Add(hold)
 	}
 	d.settle(p.Job.ID, until)
+	d.handOverDue(p.Job.ID)
 }
 
 func (d *dispatcher) settle(jobID string, until time.Time) {
@@ -244,11 +248,7 @@ func (d *dispatcher) settle(jobID string, until time.Time) {
 	d.kick(0)
 }
 
-func (d *dispatcher) handAgain(j job.Job) {
-	w, ok := d.state.Worker(j.WorkerID)
-	if !ok {
-		return
-	}
+func (d *dispatcher) handAgain(j job.Job, w worker.Worker) {
 	d.running[j.ID] = j.Attempt
 	cause := d.causes[j.ID]
 	d.start(func(t *task) { d.handOver(t, decided{Plan: core.Plan{Job: j, Worker: w}}, cause) })
@@ -256,9 +256,11 @@ func (d *dispatcher) handAgain(j job.Job) {
 
 // handOver sends RUN; where the session does not accept, the attempt ends.
 func (d *dispatcher) handOver(t *task, p decided, cause event.Event) {
-	jobID := p.Job.ID
+	jobID, attempt := p.Job.ID, p.Job.Attempt
 	defer func() {
 		delete(d.running, jobID)
+		d.handed[jobID] = attempt
+		d.handOverDue(jobID)
 		d.kick(0)
 	}()
 	for range rounds {

@@ -150,14 +150,6 @@ func (s *State) JobVersion(id string) int {
 	return 0
 }
 
-// WorkerVersion is the version of a worker that the state has; 0 where it has none.
-func (s *State) WorkerVersion(id string) int {
-	if w, ok := s.workers[id]; ok {
-		return w.Version
-	}
-	return 0
-}
-
 // Assigned returns the jobs that are ASSIGNED: each still has to be handed over.
 func (s *State) Assigned() []job.Job {
 	var out []job.Job

@@ -130,6 +130,7 @@ type Dispatcher struct {
 	position int64
 	inFlight int
 	running  map[string]*handing // hand-overs that run, by job
+	handed   map[string]int      // the attempts whose hand-over has ended, by live job
 
 	figures atomic.Pointer[Figures]
 }
@@ -159,7 +160,7 @@ func New(cfg Config) *Dispatcher {
 	}
 	d := &Dispatcher{
 		cfg: cfg, inbox: make(chan []observed, 64), outcomes: make(chan outcome, 2*cfg.InFlight), done: make(chan struct{}),
-		handing: make(chan struct{}, cfg.HandOvers), state: core.NewWith(cfg.Policies), causes: map[string]event.Event{}, running: map[string]*handing{},
+		handing: make(chan struct{}, cfg.HandOvers), state: core.NewWith(cfg.Policies), causes: map[string]event.Event{}, running: map[string]*handing{}, handed: map[string]int{},
 	}
 	d.figures.Store(&Figures{})
 	return d
@@ -206,7 +207,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for _, j := range d.state.Assigned() {
-		d.handAgain(ctx, j)
+		d.handOverDue(ctx, j.ID)
 	}
 	for {
 		d.decide(ctx, timer)
@@ -217,7 +218,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		case batch := <-d.inbox:
 			d.observe(ctx, batch)
 		case o := <-d.outcomes:
-			d.take(o)
+			d.take(ctx, o)
 		case <-timer.C:
 		}
 		d.catchUp(ctx)
@@ -231,7 +232,7 @@ func (d *Dispatcher) catchUp(ctx context.Context) {
 		case batch := <-d.inbox:
 			d.observe(ctx, batch)
 		case o := <-d.outcomes:
-			d.take(o)
+			d.take(ctx, o)
 		default:
 			return
 		}

@@ -55,7 +55,7 @@ type outcome struct {
 }
 
 // take feeds an outcome back into the state.
-func (d *Dispatcher) take(o outcome) {
+func (d *Dispatcher) take(ctx context.Context, o outcome) {
 	for _, e := range o.events {
 		d.apply(e)
 	}
@@ -70,6 +70,9 @@ func (d *Dispatcher) take(o outcome) {
 	}
 	if o.handed != "" && d.running[o.handed] == o.handing {
 		delete(d.running, o.handed)
+		if o.settles == "" { // else it was never begun
+			d.handed[o.handed] = o.handing.attempt
+		}
 	}
 	d.takeEvidence(o)
 	if o.settles != "" {
@@ -78,9 +81,18 @@ func (d *Dispatcher) take(o outcome) {
 	}
 	for _, id := range []string{o.settles, o.handed} {
 		if id != "" && d.state.JobVersion(id) == 0 {
-			delete(d.causes, id)
+			d.forget(id)
 		}
 	}
+	if o.job != nil {
+		d.handOverDue(ctx, o.job.ID)
+	}
+}
+
+// forget drops what is kept beside the state about a job that has ended.
+func (d *Dispatcher) forget(id string) {
+	delete(d.causes, id)
+	delete(d.handed, id)
 }
 
 // begin makes a decision true, in a goroutine of its own.

@@ -42,20 +42,15 @@ func (h *handing) tell() {
 
 // tellHandOver passes an event on to the hand-over that it is about. A worker that is
 // back gets RUN in its new session where nobody is about to send it: it waits for it.
-// So does one that was assigned its job by another dispatcher (that it is BUSY is news
-// here): that was active too for a moment, and may have ended before it sent RUN.
-func (d *Dispatcher) tellHandOver(ctx context.Context, o observed, news bool) {
+func (d *Dispatcher) tellHandOver(ctx context.Context, o observed) {
 	jobID := ""
 	switch fact := o.fact.(type) {
 	case job.Event:
 		jobID = o.Stream.ID
-	case worker.Reconnected, worker.StatusChanged, worker.Terminated:
-		w, ok := d.state.Worker(o.Stream.ID)
-		if e, end := fact.(worker.Terminated); end {
-			w.JobID = e.JobID
-		} else if !ok {
-			return
-		}
+	case worker.Terminated:
+		jobID = fact.JobID
+	case worker.Reconnected, worker.StatusChanged:
+		w, _ := d.state.Worker(o.Stream.ID)
 		jobID = w.JobID
 	default:
 		return
@@ -64,23 +59,29 @@ func (d *Dispatcher) tellHandOver(ctx context.Context, o observed, news bool) {
 		h.tell()
 		return
 	}
-	_, back := o.fact.(worker.Reconnected)
-	taken, _ := o.fact.(worker.StatusChanged)
-	if !back && (!news || taken.To != worker.StateBusy) {
+	if _, back := o.fact.(worker.Reconnected); back {
+		delete(d.handed, jobID)
+	}
+	d.handOverDue(ctx, jobID)
+}
+
+// handOverDue begins the hand-over of a job that is ASSIGNED and for which this
+// dispatcher has not sent RUN: another has assigned it, which was active too for a
+// moment, and may have ended before it sent any. It makes no difference whether an
+// event says so or whoever has read the job or its worker again.
+func (d *Dispatcher) handOverDue(ctx context.Context, jobID string) {
+	j, ok := d.state.Job(jobID)
+	if !ok || j.State != job.StateAssigned || d.running[jobID] != nil || d.handed[jobID] == j.Attempt {
 		return
 	}
-	if j, ok := d.state.Job(jobID); ok && j.State == job.StateAssigned && j.WorkerID == o.Stream.ID {
-		d.handAgain(ctx, j)
+	if w, ok := d.state.Worker(j.WorkerID); ok && w.JobID == jobID {
+		d.handAgain(ctx, j, w)
 	}
 }
 
 // handAgain hands over a job that is ASSIGNED already: RUN may never have been
 // sent, and an agent that has it only says so again.
-func (d *Dispatcher) handAgain(ctx context.Context, j job.Job) {
-	w, ok := d.state.Worker(j.WorkerID)
-	if !ok {
-		return // it is terminated: registry ends the attempt
-	}
+func (d *Dispatcher) handAgain(ctx context.Context, j job.Job, w worker.Worker) {
 	p := plan{job: j, worker: w, handing: newHanding(j.Attempt, w.ID)}
 	d.running[j.ID] = p.handing
 	cause := d.causes[j.ID]

@@ -114,9 +114,8 @@ func (d *Dispatcher) observe(ctx context.Context, batch []observed) {
 			continue
 		}
 		d.position = o.Position
-		news := d.state.WorkerVersion(o.Stream.ID) < o.StreamVersion
 		d.apply(o)
-		d.tellHandOver(ctx, o, news)
+		d.tellHandOver(ctx, o)
 	}
 }
 
@@ -129,7 +128,7 @@ func (d *Dispatcher) apply(o observed) {
 		d.state.ApplyJob(id, fact, job.At{Version: o.StreamVersion, Time: o.Time})
 		switch after := d.state.JobVersion(id); {
 		case after == 0:
-			delete(d.causes, id)
+			d.forget(id)
 		case after != before:
 			d.causes[id] = o.Event
 		}

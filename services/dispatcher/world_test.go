@@ -48,6 +48,9 @@ type world struct {
 	patience time.Duration
 	// grace is that of a hand-over, probe when an open circuit is tried; 0 = the defaults.
 	grace, probe time.Duration
+	// relay publishes the log until stopped is called; again after that.
+	relay   *relay.Relay
+	stopped func()
 	// replica is the registry process that workers come by.
 	replica string
 
@@ -67,16 +70,19 @@ func newWorld(tb testing.TB) *world {
 	}
 	tb.Cleanup(s.Close)
 	w.store = s
-	r, err := relay.New(relay.Config{
+	w.relay, err = relay.New(relay.Config{
 		Store: s, NC: w.nc, JS: eventingtest.JetStream(tb, w.nc), DeadLetters: noLetters{},
 		Base: func(context.Context) (int64, error) { return 0, nil }, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	w.background("the relay", r.Run)
+	w.publish()
 	return w
 }
+
+// publish runs the relay.
+func (w *world) publish() { w.stopped = w.background("the relay", w.relay.Run) }
 
 type noLetters struct{}
 

@@ -65,9 +65,7 @@ func Run(ctx context.Context, cfg Config, env process.Env) error {
 		auditv1.RegisterAuditServiceServer(c.RPC.GRPC(), &rpc.Server{Audit: app.New(log, c.Store)})
 		auditv1.RegisterDeadLetterServiceServer(c.RPC.GRPC(), &rpc.DeadLetters{Letters: letters, Log: c.Store, Meta: c.Meta})
 	}
-	c.OnStatus(func(ctx context.Context, s *platformv1.ServiceStatus) {
-		fillStatus(ctx, s, c, projection, log, letters)
-	})
+	c.OnStatus(func(ctx context.Context, s *platformv1.ServiceStatus) { fillStatus(ctx, s, projection, log) })
 	return c.Run(ctx, c.Exclusive("projection", func(ctx context.Context) error {
 		if err := c.EnsureStreams(ctx); err != nil {
 			return err

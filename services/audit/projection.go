@@ -14,7 +14,6 @@ import (
 	"hodei.dev/libs/eventing/projection"
 	"hodei.dev/libs/service/chassis"
 	platformv1 "hodei.dev/proto/hodei/platform/v1"
-	"hodei.dev/services/audit/internal/app"
 	"hodei.dev/services/audit/internal/postgres"
 )
 
@@ -44,8 +43,8 @@ func keep(c *chassis.Chassis) func(ctx context.Context, tx pgx.Tx, events []even
 	}
 }
 
-// fillStatus says how far the audit log is and what all services could not handle.
-func fillStatus(ctx context.Context, s *platformv1.ServiceStatus, c *chassis.Chassis, p *projection.Projection, log *postgres.Log, letters *app.Letters) {
+// fillStatus says how far the audit log is.
+func fillStatus(ctx context.Context, s *platformv1.ServiceStatus, p *projection.Projection, log *postgres.Log) {
 	last, err := log.Last(ctx)
 	if err != nil {
 		s.Problems["audit log"] = err.Error()
@@ -54,15 +53,6 @@ func fillStatus(ctx context.Context, s *platformv1.ServiceStatus, c *chassis.Cha
 	s.Figures["events"] = last
 	if retrying := p.Status().Retrying; retrying != "" {
 		s.Problems["projection"] = retrying
-	}
-	_, open, err := letters.Find(ctx, app.LetterFilter{Service: c.Name})
-	if err != nil {
-		s.Problems["dead letters"] = err.Error()
-		return
-	}
-	s.DeadLetters = open[c.Name]
-	for _, n := range open {
-		s.Figures["dead_letters"] += n
 	}
 }
 

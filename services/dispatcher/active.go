@@ -86,7 +86,7 @@ func (a *active) status(_ context.Context, s *platformv1.ServiceStatus) {
 		return
 	}
 	f, e := a.figures(), a.events.Load().Status()
-	s.Position, s.Lag, s.DeadLetters = e.Position, e.Pending, e.DeadLetters
+	s.Position, s.Lag = e.Position, e.Pending
 	s.Figures["queue_depth"], s.Figures["idle_workers"], s.Figures["providers"] = int64(f.Queued), int64(f.Idle), int64(f.Providers)
 	s.Figures["circuits_open"] = int64(len(f.Circuits))
 	for _, c := range f.Circuits {

@@ -48,7 +48,7 @@ func (f *follower) status(s *platformv1.ServiceStatus, found app.Found, alerts m
 		return
 	}
 	st := c.Status()
-	s.Position, s.Lag, s.DeadLetters = st.Position, st.Pending, st.DeadLetters
+	s.Position, s.Lag = st.Position, st.Pending
 	if st.Retrying != "" {
 		s.Problems["events"] = st.Retrying
 	}

@@ -13,7 +13,6 @@ import (
 
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/domain/worker"
-	"hodei.dev/libs/eventing/bus"
 	"hodei.dev/libs/eventing/consumer"
 	"hodei.dev/libs/eventing/projection"
 	"hodei.dev/libs/eventing/store"
@@ -179,8 +178,7 @@ func (m *metrics) stored(chunks, bytes int) {
 
 func (m *metrics) swept() { m.found.Add(context.Background(), 1) }
 
-// fillStatus says how far the list of workers is, how the workers are, and what
-// could not be handled.
+// fillStatus says how far the list of workers is and how the workers are.
 func (w *wiring) fillStatus(ctx context.Context, s *platformv1.ServiceStatus) {
 	position, err := w.projection.Position(ctx)
 	if err != nil {
@@ -211,8 +209,5 @@ func (w *wiring) fillStatus(ctx context.Context, s *platformv1.ServiceStatus) {
 	s.Figures["sessions"] = int64(w.sessions.Count())
 	if size, err := w.chunks.Size(ctx); err == nil {
 		s.Figures["log_bytes"] = size
-	}
-	if stream, err := w.c.JS.Stream(ctx, bus.DeadLetterStream(w.c.Name)); err == nil {
-		s.DeadLetters = int64(stream.CachedInfo().State.Msgs)
 	}
 }

@@ -86,7 +86,7 @@ func Run(ctx context.Context, cfg Config, env process.Env) error {
 		c.Close()
 		return fmt.Errorf("make the relay: %w", err)
 	}
-	c.OnStatus(func(ctx context.Context, s *platformv1.ServiceStatus) { status(ctx, c.JS, r, letters, s) })
+	c.OnStatus(func(ctx context.Context, s *platformv1.ServiceStatus) { status(ctx, c.JS, r, s) })
 	if c.RPC != nil {
 		relayv1.RegisterCompletenessServiceServer(c.RPC.GRPC(), &rpc.Completeness{
 			Comparer: &compare.Comparer{Log: c.Store, Pool: pool, JS: c.JS, Now: time.Now},
@@ -118,7 +118,7 @@ func watching(c *chassis.Chassis, w *watch.Watch) lifecycle.Part {
 
 // status says how far the stream is, and why it goes no further. A replica that
 // stands by does not know it from its own work, so it asks the stream.
-func status(ctx context.Context, js jetstream.JetStream, r *relay.Relay, letters *relay.PostgresDeadLetters, s *platformv1.ServiceStatus) {
+func status(ctx context.Context, js jetstream.JetStream, r *relay.Relay, s *platformv1.ServiceStatus) {
 	st := r.Status()
 	s.Position = st.Position
 	if !st.Publishing {
@@ -131,10 +131,5 @@ func status(ctx context.Context, js jetstream.JetStream, r *relay.Relay, letters
 	s.Lag = max(0, s.Head-s.Position)
 	if st.Diverged != nil {
 		s.Problems["diverged"] = st.Diverged.Error()
-	}
-	if list, err := letters.List(ctx, 1000); err != nil {
-		s.Problems["dead letters"] = err.Error()
-	} else {
-		s.DeadLetters = int64(len(list))
 	}
 }

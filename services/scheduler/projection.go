@@ -5,7 +5,6 @@ import (
 
 	"hodei.dev/libs/domain/catalogue"
 	"hodei.dev/libs/domain/job"
-	"hodei.dev/libs/eventing/bus"
 	"hodei.dev/libs/eventing/projection"
 	"hodei.dev/libs/eventing/store"
 	"hodei.dev/libs/service/chassis"
@@ -21,8 +20,7 @@ func newProjection(c *chassis.Chassis) (*projection.Projection, error) {
 	})
 }
 
-// fillStatus says how far the read model is, how many jobs wait, and what could
-// not be handled.
+// fillStatus says how far the read model is and how many jobs wait.
 func fillStatus(ctx context.Context, s *platformv1.ServiceStatus, c *chassis.Chassis, p *projection.Projection, read *postgres.Jobs) {
 	position, err := reached(ctx, s.Head, c, p)
 	if err != nil {
@@ -39,9 +37,6 @@ func fillStatus(ctx context.Context, s *platformv1.ServiceStatus, c *chassis.Cha
 	s.Figures["queue_depth"] = counts[string(job.StatePending)]
 	for _, state := range []job.State{job.StateScheduled, job.StateAssigned, job.StateRunning} {
 		s.Figures["in_flight"] += counts[string(state)]
-	}
-	if stream, err := c.JS.Stream(ctx, bus.DeadLetterStream(c.Name)); err == nil {
-		s.DeadLetters = int64(stream.CachedInfo().State.Msgs)
 	}
 }
 

@@ -137,7 +137,7 @@ func (a *active) status(ctx context.Context, s *platformv1.ServiceStatus) {
 		return
 	}
 	f, p := a.figures(), a.projection.Load().Status()
-	s.Position, s.Lag, s.DeadLetters = p.Position, p.Pending, p.DeadLetters
+	s.Position, s.Lag = p.Position, p.Pending
 	armed, next, err := a.deadlines.Armed(ctx)
 	if err != nil {
 		s.Problems["deadlines"] = err.Error()

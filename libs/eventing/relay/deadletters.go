@@ -3,9 +3,7 @@ package relay
 import (
 	"context"
 	"fmt"
-	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"hodei.dev/libs/eventing/event"
@@ -40,25 +38,4 @@ func (d *PostgresDeadLetters) Record(ctx context.Context, e event.Event, reason 
 		return fmt.Errorf("record a dead letter of the relay: %w", err)
 	}
 	return nil
-}
-
-// DeadLetter is one event that could not be published.
-type DeadLetter struct {
-	Position                     int64
-	EventID, Type, Stream, Error string
-	RecordedAt                   time.Time
-}
-
-// List returns the newest dead letters, at most limit.
-func (d *PostgresDeadLetters) List(ctx context.Context, limit int) ([]DeadLetter, error) {
-	rows, err := d.pool.Query(ctx, `select position, event_id, type, stream, error, recorded_at from relay.dead_letters
-		order by position desc limit $1`, limit)
-	if err != nil {
-		return nil, fmt.Errorf("list dead letters of the relay: %w", err)
-	}
-	letters, err := pgx.CollectRows(rows, pgx.RowToStructByPos[DeadLetter])
-	if err != nil {
-		return nil, fmt.Errorf("list dead letters of the relay: %w", err)
-	}
-	return letters, nil
 }

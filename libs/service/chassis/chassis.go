@@ -296,7 +296,8 @@ type status struct {
 	chassis *Chassis
 }
 
-// GetStatus answers from what the service knows; the head is read from the log.
+// GetStatus answers from what the service knows; the head and the dead letters that
+// are open are read from the log, so every replica says the same of them.
 func (s status) GetStatus(ctx context.Context, req *platformv1.GetStatusRequest) (*platformv1.GetStatusResponse, error) {
 	c := s.chassis
 	ready, problems := c.Health.Ready()
@@ -311,6 +312,14 @@ func (s status) GetStatus(ctx context.Context, req *platformv1.GetStatusRequest)
 	head, err := c.Store.Head(ctx)
 	if err != nil {
 		out.Problems["postgres"] = err.Error()
+	} else if open, err := letters.NewTally(c.Store).Count(ctx); err != nil {
+		out.Problems["dead letters"] = err.Error()
+	} else {
+		for holder, n := range open {
+			if holder.Service == c.Name {
+				out.DeadLetters += int64(n)
+			}
+		}
 	}
 	out.Head = head
 	c.mu.Lock()

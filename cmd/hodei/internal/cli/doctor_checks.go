@@ -253,7 +253,7 @@ func (d *examination) letters() check {
 		all = map[string]int64{}
 	}
 	for _, s := range d.first {
-		// Who has no dead-letter stream of its own, as the relay, tells by its status.
+		// They count in the event log, of which the audit log may be a moment behind.
 		all[s.GetName()] = max(all[s.GetName()], s.GetDeadLetters())
 	}
 	if text := figures(all); text != "" {

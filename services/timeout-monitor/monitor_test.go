@@ -33,46 +33,46 @@ func TestMain(m *testing.M) { os.Exit(eventingtest.Main(m)) }
 
 // world is a log, a bus and a relay; the monitor is started by each test.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	store *store.Store
 	nc    *nats.Conn
 	cfg   timeoutmonitor.Config
 }
 
-func newWorld(t *testing.T) *world {
-	t.Helper()
-	return newWorldOn(t, eventingtest.NATS(t))
+func newWorld(tb testing.TB) *world {
+	tb.Helper()
+	return newWorldOn(tb, eventingtest.NATS(tb))
 }
 
-func newWorldOn(t *testing.T, server *eventingtest.Server) *world {
-	t.Helper()
-	url := eventingtest.MigratedPostgres(t)
+func newWorldOn(tb testing.TB, server *eventingtest.Server) *world {
+	tb.Helper()
+	url := eventingtest.MigratedPostgres(tb)
 	cfg := timeoutmonitor.Default()
 	cfg.PostgresURL, cfg.NATSURL = url, server.URL()
 	cfg.ShutdownGrace = config.Duration(10 * time.Second)
-	if err := timeoutmonitor.Migrate(t.Context(), cfg); err != nil {
-		t.Fatal(err)
+	if err := timeoutmonitor.Migrate(tb.Context(), cfg); err != nil {
+		tb.Fatal(err)
 	}
 	nc := server.Conn()
-	s, err := store.Open(t.Context(), store.Config{URL: url, OnCommit: bus.Nudger(nc)})
+	s, err := store.Open(tb.Context(), store.Config{URL: url, OnCommit: bus.Nudger(nc)})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(s.Close)
+	tb.Cleanup(s.Close)
 	r, err := relay.New(relay.Config{
-		Store: s, NC: nc, JS: eventingtest.JetStream(t, nc), DeadLetters: relay.NewDeadLetters(s.Pool()),
+		Store: s, NC: nc, JS: eventingtest.JetStream(tb, nc), DeadLetters: relay.NewDeadLetters(s.Pool()),
 		Base: func(context.Context) (int64, error) { return 0, nil },
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	background(t, r.Run)
-	return &world{t: t, store: s, nc: nc, cfg: cfg}
+	background(tb, r.Run)
+	return &world{t: tb, store: s, nc: nc, cfg: cfg}
 }
 
 // background runs a part until the test, or the returned function, ends it.
-func background(t *testing.T, run func(context.Context) error) (stop func()) {
-	t.Helper()
+func background(tb testing.TB, run func(context.Context) error) (stop func()) {
+	tb.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- run(ctx) }()
@@ -84,17 +84,21 @@ func background(t *testing.T, run func(context.Context) error) (stop func()) {
 		ended = true
 		cancel()
 		if err := <-done; err != nil {
-			t.Errorf("stopping: %v", err)
+			tb.Errorf("stopping: %v", err)
 		}
 	}
-	t.Cleanup(stop)
+	tb.Cleanup(stop)
 	return stop
 }
 
 // monitor starts the service and waits until it is ready.
 func (w *world) monitor() (stop func()) {
 	w.t.Helper()
-	tel, err := telemetry.Setup(w.t.Context(), telemetry.Options{Service: "timeout-monitor", LogLevel: "warn", LogFormat: "text", LogWriter: w.t.Output()})
+	level := "warn"
+	if _, ok := w.t.(*testing.B); ok {
+		level = "error" // thousands of deadlines fire
+	}
+	tel, err := telemetry.Setup(w.t.Context(), telemetry.Options{Service: "timeout-monitor", LogLevel: level, LogFormat: "text", LogWriter: w.t.Output()})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -242,20 +246,20 @@ func terminating(e event.Event) bool {
 	return e.Type == "WorkerStatusChanged" && strings.Contains(string(e.Data), `"TERMINATING"`)
 }
 
-func find(t *testing.T, events []event.Event, is func(event.Event) bool) event.Event {
-	t.Helper()
+func find(tb testing.TB, events []event.Event, is func(event.Event) bool) event.Event {
+	tb.Helper()
 	i := slices.IndexFunc(events, is)
 	if i < 0 {
-		t.Fatalf("it is not among %d events", len(events))
+		tb.Fatalf("it is not among %d events", len(events))
 	}
 	return events[i]
 }
 
-func fact[F any](t *testing.T, e event.Event) F {
-	t.Helper()
+func fact[F any](tb testing.TB, e event.Event) F {
+	tb.Helper()
 	v, err := aggregate.Decode(e)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return v.(F)
 }

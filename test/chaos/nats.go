@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 )
 
 // natsMain is a NATS server in a process of its own, so that it can be killed.
@@ -129,4 +130,74 @@ func (d *disk) unmount() error {
 		return nil
 	}
 	return syscall.Unmount(d.path, syscall.MNT_DETACH)
+}
+
+func (p *platform) makeNodes() error {
+	if err := os.MkdirAll(filepath.Join(p.dir, "log"), 0o700); err != nil {
+		return err
+	}
+	clusterPorts := make([]int, p.options.nodes)
+	for i := range p.options.nodes {
+		name := fmt.Sprintf("n%d", i+1)
+		d, err := newDisk(filepath.Join(p.dir, "nats-"+name))
+		if err != nil {
+			return fmt.Errorf("make the disk of NATS: %w", err)
+		}
+		n := &node{disk: d, store: filepath.Join(d.path, "jetstream"), routes: map[string]*link{}}
+		if err := os.MkdirAll(n.store, 0o700); err != nil {
+			return err
+		}
+		if n.port, err = freePort(); err != nil {
+			return err
+		}
+		if clusterPorts[i], err = freePort(); err != nil {
+			return err
+		}
+		n.process = &process{
+			name: "nats-" + name, path: p.taskPath(), log: p.logFile("nats-" + name),
+			args: []string{"nats", "--name", name, "--port", fmt.Sprint(n.port), "--store", n.store},
+		}
+		p.nodes = append(p.nodes, n)
+	}
+	if err := p.makeRoutes(clusterPorts); err != nil {
+		return err
+	}
+	for _, n := range p.nodes {
+		if err := n.start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeRoutes joins the nodes to a cluster in which each reaches each other over a link.
+func (p *platform) makeRoutes(ports []int) error {
+	if len(p.nodes) == 1 {
+		return nil
+	}
+	for i, n := range p.nodes {
+		var urls []string
+		for j, other := range p.nodes {
+			if i == j {
+				continue
+			}
+			k, err := p.link(n.name+"-"+other.name, fmt.Sprintf("127.0.0.1:%d", ports[j]))
+			if err != nil {
+				return err
+			}
+			other.routes[n.name] = k
+			urls = append(urls, "nats://"+k.Addr())
+		}
+		n.args = append(n.args, "--cluster-port", fmt.Sprint(ports[i]), "--routes", strings.Join(urls, ","))
+	}
+	return nil
+}
+
+// conn is a connection to NATS for the suite alone.
+func (p *platform) conn() (*nats.Conn, error) {
+	var urls []string
+	for _, n := range p.nodes {
+		urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", n.port))
+	}
+	return nats.Connect(strings.Join(urls, ","), nats.Timeout(5*time.Second))
 }

@@ -2,23 +2,18 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/nats-io/nats.go"
 
 	"hodei.dev/libs/eventing/pgserver"
 )
@@ -159,67 +154,6 @@ func (p *platform) restartPostgres(ctx context.Context) error {
 	return p.pg.Restart(ctx)
 }
 
-func (p *platform) makeNodes() error {
-	if err := os.MkdirAll(filepath.Join(p.dir, "log"), 0o700); err != nil {
-		return err
-	}
-	clusterPorts := make([]int, p.options.nodes)
-	for i := range p.options.nodes {
-		name := fmt.Sprintf("n%d", i+1)
-		d, err := newDisk(filepath.Join(p.dir, "nats-"+name))
-		if err != nil {
-			return fmt.Errorf("make the disk of NATS: %w", err)
-		}
-		n := &node{disk: d, store: filepath.Join(d.path, "jetstream"), routes: map[string]*link{}}
-		if err := os.MkdirAll(n.store, 0o700); err != nil {
-			return err
-		}
-		if n.port, err = freePort(); err != nil {
-			return err
-		}
-		if clusterPorts[i], err = freePort(); err != nil {
-			return err
-		}
-		n.process = &process{
-			name: "nats-" + name, path: p.taskPath(), log: p.logFile("nats-" + name),
-			args: []string{"nats", "--name", name, "--port", fmt.Sprint(n.port), "--store", n.store},
-		}
-		p.nodes = append(p.nodes, n)
-	}
-	if err := p.makeRoutes(clusterPorts); err != nil {
-		return err
-	}
-	for _, n := range p.nodes {
-		if err := n.start(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// makeRoutes joins the nodes to a cluster in which each reaches each other over a link.
-func (p *platform) makeRoutes(ports []int) error {
-	if len(p.nodes) == 1 {
-		return nil
-	}
-	for i, n := range p.nodes {
-		var urls []string
-		for j, other := range p.nodes {
-			if i == j {
-				continue
-			}
-			k, err := p.link(n.name+"-"+other.name, fmt.Sprintf("127.0.0.1:%d", ports[j]))
-			if err != nil {
-				return err
-			}
-			other.routes[n.name] = k
-			urls = append(urls, "nats://"+k.Addr())
-		}
-		n.args = append(n.args, "--cluster-port", fmt.Sprint(ports[i]), "--routes", strings.Join(urls, ","))
-	}
-	return nil
-}
-
 func (p *platform) link(name, address string) (*link, error) {
 	k, err := newLink(name, dialer(address), nil)
 	if err == nil {
@@ -230,226 +164,7 @@ func (p *platform) link(name, address string) (*link, error) {
 
 func (p *platform) logFile(name string) string { return filepath.Join(p.dir, "log", name+".log") }
 
-// instances are the names of all processes of services.
-func (p *platform) instances() []string {
-	out := slices.Clone(services)
-	if p.replicated {
-		for _, s := range standbys {
-			out = append(out, s+"-2")
-		}
-	}
-	return out
-}
-
-// makeServices gives each instance links and an environment of its own.
-func (p *platform) makeServices() error {
-	socket, err := p.socket()
-	if err != nil {
-		return err
-	}
-	if p.gateway, err = freeAddress(); err != nil {
-		return err
-	}
-	var doors []string
-	for _, name := range p.instances() {
-		if strings.HasPrefix(name, "registry") {
-			door, err := freeAddress()
-			if err != nil {
-				return err
-			}
-			doors = append(doors, door)
-		}
-	}
-	if p.agents, err = p.agentsLink(doors); err != nil {
-		return err
-	}
-	if err := p.writeProviders(); err != nil {
-		return err
-	}
-	for _, name := range p.instances() {
-		if p.pgLinks[name], err = p.link(name+"-postgres", socket); err != nil {
-			return err
-		}
-		var urls []string
-		for _, n := range p.nodes {
-			k, err := p.link(name+"-"+n.name, fmt.Sprintf("127.0.0.1:%d", n.port))
-			if err != nil {
-				return err
-			}
-			p.busLinks[name] = append(p.busLinks[name], k)
-			urls = append(urls, "nats://"+k.Addr())
-		}
-		service := strings.TrimSuffix(name, "-2")
-		s := &process{name: name, path: filepath.Join(p.bin, "hodei-"+service), log: p.logFile(name)}
-		listen := p.door(name)
-		switch name {
-		case "gateway":
-			listen = p.gateway
-		case "provisioner":
-			s.args = []string{"--config", filepath.Join(p.dir, "provisioner.yaml")}
-		case "registry-2":
-			s.env = append(s.env, "HODEI_AGENT_LISTEN="+doors[1])
-		case "registry":
-			s.env = append(s.env, "HODEI_AGENT_LISTEN="+doors[0])
-		}
-		s.env = append(append(s.env, p.env()...),
-			"HODEI_POSTGRES_URL=postgres://hodei@"+p.pgLinks[name].Addr()+"/hodei?sslmode=disable",
-			"HODEI_NATS_URL="+strings.Join(urls, ","), "HODEI_LISTEN="+listen)
-		p.services[name] = s
-	}
-	return nil
-}
-
-// agentsLink leads agents to any registry that answers.
-func (p *platform) agentsLink(doors []string) (*link, error) {
-	var turn int
-	var mu sync.Mutex // guards turn
-	k, err := newLink("agents-registry", func() (net.Conn, error) {
-		mu.Lock()
-		turn++
-		first := turn
-		mu.Unlock()
-		var errs error
-		for i := range doors {
-			c, err := net.DialTimeout("tcp", doors[(first+i)%len(doors)], 5*time.Second)
-			if err == nil {
-				return c, nil
-			}
-			errs = errors.Join(errs, err)
-		}
-		return nil, errs
-	}, p.agentPIDs)
-	if err == nil {
-		p.links = append(p.links, k)
-	}
-	return k, err
-}
-
-func (p *platform) door(name string) string {
-	return "unix://" + filepath.Join(p.dir, name+".sock")
-}
-
-// env is what every service has in its environment.
-func (p *platform) env() []string {
-	env := []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + p.dir, "HODEI_LOG_LEVEL=info", "HODEI_AGENT_ADDRESS=" + p.agents.Addr(), "HODEI_SERVER=" + p.gateway,
-		fmt.Sprintf("HODEI_NATS_REPLICAS=%d", len(p.nodes)),
-	}
-	for _, s := range services {
-		env = append(env, "HODEI_"+strings.ToUpper(strings.ReplaceAll(s, "-", "_"))+"_ADDRESS="+p.door(s))
-	}
-	return env
-}
-
-func (p *platform) writeProviders() error {
-	file := fmt.Sprintf(`state_dir: %s
-providers:
-  - {name: %s, kind: process, max_workers: %d, jobs_per_worker: %d, min_idle: %d}
-  - {name: %s, kind: process, max_workers: 3, jobs_per_worker: 1}
-`, p.stateDir(), providerLoad, p.workers, p.jobsPerWorker, p.minIdle, providerProbe)
-	return os.WriteFile(filepath.Join(p.dir, "provisioner.yaml"), []byte(file), 0o600)
-}
-
 func (p *platform) stateDir() string { return filepath.Join(p.dir, "state") }
-
-// hodei runs the command line.
-func (p *platform) hodei(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, "hodei"), args...)
-	cmd.Env = append(p.env(), "HODEI_POSTGRES_URL="+p.database())
-	out, err := cmd.CombinedOutput()
-	return string(out), err
-}
-
-// waitReady waits until every service is ready and has handled the log.
-func (p *platform) waitReady(ctx context.Context, within time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, within)
-	defer cancel()
-	for {
-		why := p.unready(ctx)
-		if why == "" {
-			return nil
-		}
-		select {
-		case <-time.After(300 * time.Millisecond):
-		case <-ctx.Done():
-			return fmt.Errorf("not ready within %s: %s", within, why)
-		}
-	}
-}
-
-// unready says what is not ready; empty when everything is.
-func (p *platform) unready(ctx context.Context) string {
-	out, err := p.hodei(ctx, "status", "-o", "json")
-	if err != nil {
-		return strings.TrimSpace(out)
-	}
-	var status struct {
-		Services []struct {
-			Name        string            `json:"name"`
-			Ready       bool              `json:"ready"`
-			Unreachable bool              `json:"unreachable"`
-			Lag         int64             `json:"lag"`
-			Problems    map[string]string `json:"problems"`
-		} `json:"services"`
-	}
-	if err := json.Unmarshal([]byte(out), &status); err != nil {
-		return err.Error()
-	}
-	for _, s := range status.Services {
-		if !s.Ready || s.Unreachable || s.Lag > 0 {
-			return fmt.Sprintf("%+v", s)
-		}
-	}
-	if len(status.Services) < len(services)-1 {
-		return fmt.Sprintf("only %d services answer", len(status.Services))
-	}
-	return ""
-}
-
-// conn is a connection to NATS for the suite alone.
-func (p *platform) conn() (*nats.Conn, error) {
-	var urls []string
-	for _, n := range p.nodes {
-		urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", n.port))
-	}
-	return nats.Connect(strings.Join(urls, ","), nats.Timeout(5*time.Second))
-}
-
-// agent is a worker's agent that runs.
-type agent struct {
-	worker string
-	pid    int
-}
-
-// liveAgents are those that the provisioner's own records name and that run.
-func (p *platform) liveAgents() []agent {
-	files, _ := filepath.Glob(filepath.Join(p.stateDir(), "workers", "*", "worker.json")) // the pattern is right
-	var out []agent
-	for _, file := range files {
-		content, err := os.ReadFile(file)
-		var record struct {
-			WorkerID string `json:"worker_id"`
-			Agent    struct {
-				PID int `json:"pid"`
-			} `json:"agent"`
-		}
-		if err != nil || json.Unmarshal(content, &record) != nil || record.Agent.PID == 0 {
-			continue
-		}
-		if syscall.Kill(record.Agent.PID, 0) == nil {
-			out = append(out, agent{worker: record.WorkerID, pid: record.Agent.PID})
-		}
-	}
-	return out
-}
-
-func (p *platform) agentPIDs() []int {
-	var out []int
-	for _, a := range p.liveAgents() {
-		out = append(out, a.pid)
-	}
-	return out
-}
 
 // heal ends every fault that is still there.
 func (p *platform) heal(ctx context.Context) error {
@@ -472,17 +187,6 @@ func (p *platform) heal(ctx context.Context) error {
 	}
 	for _, a := range p.liveAgents() {
 		_ = syscall.Kill(a.pid, syscall.SIGCONT) // it may have just ended
-	}
-	return errs
-}
-
-// stopServices ends them all with SIGTERM.
-func (p *platform) stopServices() error {
-	var errs error
-	names := p.instances()
-	slices.Reverse(names)
-	for _, name := range names {
-		errs = errors.Join(errs, p.services[name].stop(40*time.Second))
 	}
 	return errs
 }

@@ -56,6 +56,9 @@ func main() {
 	if err == nil {
 		err = c.run(ctx)
 	}
+	if errors.Is(err, errFailed) {
+		os.Exit(1)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "chaos:", err)
 		os.Exit(1)

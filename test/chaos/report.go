@@ -37,7 +37,7 @@ func (c *campaign) sum(outcomes []outcome, took time.Duration) error {
 	var jobs, faults, lost, doubled, stuck, leaked, events int
 	var seeds []string
 	bad := false
-	all := map[string][]*injected{}
+	rows, fired := map[string]*row{}, map[string]int{}
 	for _, o := range outcomes {
 		jobs += o.jobs
 		faults += len(o.faults)
@@ -48,11 +48,17 @@ func (c *campaign) sum(outcomes []outcome, took time.Duration) error {
 		leaked += len(o.verdict.leaked)
 		bad = bad || o.bad()
 		seeds = append(seeds, fmt.Sprint(o.plan.seed))
-		for _, f := range o.faults {
-			all[f.what] = append(all[f.what], f)
+		for state, n := range o.verdict.timeouts {
+			fired[state] += n
+		}
+		for name, faults := range bySort(o.faults) {
+			if rows[name] == nil {
+				rows[name] = &row{}
+			}
+			rows[name].add(faults, o.verdict)
 		}
 	}
-	table := table(all)
+	table := table(rows) + "\n" + deadlines(fired)
 	fmt.Printf("\n%s\n", table)
 	line := fmt.Sprintf("chaos: plans=%d jobs=%d faults=%d lost=%d doubled=%d stuck=%d leaked=%d seeds=%s",
 		len(outcomes), jobs, faults, lost, doubled, stuck, leaked, strings.Join(seeds, ","))
@@ -62,33 +68,76 @@ func (c *campaign) sum(outcomes []outcome, took time.Duration) error {
 			strings.Join(seeds, ","), c.lasts, c.rate, c.nodes, c.parallel, c.more(), time.Now().Format(time.DateOnly), commit(), runtime.NumCPU(), took.Round(time.Second), jobs, events, line)
 		err = into(c.report, c.name(), head+table)
 	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "chaos:", err)
+	}
 	if bad {
-		err = errors.Join(err, errors.New("not everything holds: see above"))
+		fmt.Fprintln(os.Stderr, "chaos: not everything holds: see above")
 	}
 	fmt.Println(line)
-	return err
+	if bad || err != nil {
+		return errFailed
+	}
+	return nil
+}
+
+// errFailed says that everything has been said: the last line is the count.
+var errFailed = errors.New("failed")
+
+// row is what became of all faults of one sort. lost and doubled are the findings of
+// the plans that had one.
+type row struct {
+	times, lost, doubled int
+	took                 []time.Duration
+}
+
+func (r *row) add(faults []*injected, v verdict) {
+	r.times += len(faults)
+	r.lost += len(v.lost)
+	r.doubled += len(v.doubled)
+	for _, f := range faults {
+		if f.recovered > 0 {
+			r.took = append(r.took, f.recovered)
+		}
+	}
+}
+
+func bySort(faults []*injected) map[string][]*injected {
+	out := map[string][]*injected{}
+	for _, f := range faults {
+		out[f.what] = append(out[f.what], f)
+	}
+	return out
+}
+
+// deadlines says which have fired, by the state that lasted too long.
+func deadlines(fired map[string]int) string {
+	var all []string
+	for _, state := range slices.Sorted(maps.Keys(fired)) {
+		all = append(all, fmt.Sprintf("%s %d", state, fired[state]))
+	}
+	if len(all) == 0 {
+		return "No deadline has fired.\n"
+	}
+	return "Deadlines that have fired: " + strings.Join(all, ", ") + ".\n"
 }
 
 // table has a row for each sort of fault, in the order of sorts.
-func table(all map[string][]*injected) string {
+func table(rows map[string]*row) string {
 	var b strings.Builder
-	b.WriteString("| fault | times | recovery p50, s | p99 | max | measured |\n|---|---|---|---|---|---|\n")
+	b.WriteString("| fault | times | recovery p50, s | p99 | max | lost | doubled | measured |\n|---|---|---|---|---|---|---|---|\n")
 	for _, s := range sorts {
-		var took []time.Duration
-		for _, f := range all[s.name] {
-			if f.recovered > 0 {
-				took = append(took, f.recovered)
-			}
-		}
-		if len(all[s.name]) == 0 {
+		r := rows[s.name]
+		if r == nil {
 			continue
 		}
-		slices.Sort(took)
+		slices.Sort(r.took)
 		what := "its end → a new job has ended"
 		if s.hits {
-			what = fmt.Sprintf("its beginning → the job is queued again (%d of %d: the others went on)", len(took), len(all[s.name]))
+			what = fmt.Sprintf("its beginning → the job is queued again (%d of %d: the others went on)", len(r.took), r.times)
 		}
-		fmt.Fprintf(&b, "| %s | %d | %s | %s | %s | %s |\n", s.name, len(all[s.name]), quantile(took, 0.5), quantile(took, 0.99), quantile(took, 1), what)
+		fmt.Fprintf(&b, "| %s | %d | %s | %s | %s | %d | %d | %s |\n", s.name, r.times,
+			quantile(r.took, 0.5), quantile(r.took, 0.99), quantile(r.took, 1), r.lost, r.doubled, what)
 	}
 	return b.String()
 }

@@ -12,6 +12,7 @@ import (
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/eventing/bus"
 	"hodei.dev/libs/eventing/relay"
+	"hodei.dev/libs/platform/config"
 	"hodei.dev/libs/platform/lifecycle"
 	"hodei.dev/libs/platform/process"
 	"hodei.dev/libs/service/chassis"
@@ -29,10 +30,15 @@ type Config struct {
 	chassis.Config `yaml:",inline"`
 	// Window is how many messages may wait for the stream's acknowledgement: 1 to 4096, default 512.
 	Window int `yaml:"window" env:"HODEI_RELAY_WINDOW"`
+	// DeadLetterAlert is from how many open dead letters of one consumer on there is an
+	// alert: at least 1, or "none". Default 10.
+	DeadLetterAlert config.Limit `yaml:"dead_letter_alert" env:"HODEI_RELAY_DEAD_LETTER_ALERT"`
 }
 
 // Default returns the defaults.
-func Default() Config { return Config{Config: chassis.DefaultConfig(), Window: 512} }
+func Default() Config {
+	return Config{Config: chassis.DefaultConfig(), Window: 512, DeadLetterAlert: 10}
+}
 
 // Validate reports every wrong field.
 func (c *Config) Validate() error {
@@ -42,6 +48,9 @@ func (c *Config) Validate() error {
 	var wrong fault.Fields
 	if c.Window < 1 || c.Window > 4096 {
 		wrong.Add("window", "%d: from 1 to 4096", c.Window)
+	}
+	if c.DeadLetterAlert < 1 {
+		wrong.Add("dead_letter_alert", "%s: at least 1, or none", c.DeadLetterAlert)
 	}
 	return wrong.Err("the configuration")
 }
@@ -87,6 +96,9 @@ func Run(ctx context.Context, cfg Config, env process.Env) error {
 		return fmt.Errorf("make the relay: %w", err)
 	}
 	c.OnStatus(func(ctx context.Context, s *platformv1.ServiceStatus) { status(ctx, c.JS, r, s) })
+	alerts := alerts{log: c.Store, threshold: int64(cfg.DeadLetterAlert)}
+	c.OnStatus(alerts.status)
+	c.OnExamine(alerts.examine)
 	if c.RPC != nil {
 		relayv1.RegisterCompletenessServiceServer(c.RPC.GRPC(), &rpc.Completeness{
 			Comparer: &compare.Comparer{Log: c.Store, Pool: pool, JS: c.JS, Now: time.Now},
@@ -94,7 +106,7 @@ func Run(ctx context.Context, cfg Config, env process.Env) error {
 		})
 	}
 	w, err := watch.New(watch.Config{
-		Log: c.Store, Places: places(pool, c.JS, c.Log), Logger: c.Log, Meter: c.Tel.Meter("hodei.dev/relay"),
+		Log: c.Store, Places: places(pool, c.JS, c.Log), Letters: int64(cfg.DeadLetterAlert), Logger: c.Log, Meter: c.Tel.Meter("hodei.dev/relay"),
 	})
 	if err != nil {
 		c.Close()
@@ -103,8 +115,9 @@ func Run(ctx context.Context, cfg Config, env process.Env) error {
 	return c.Run(ctx, c.Exclusive("log", r.Run), lifecycle.Part{Name: "epochs", Run: recorder.Run}, watching(c, w))
 }
 
-// watching is the part that looks after the consumers. It is single-active so
-// that each stall is looked up once; it goes on where the relay itself has stopped.
+// watching is the part that looks after the consumers and their dead letters. It is
+// single-active so that each stall is looked up once; it goes on where the relay itself
+// has stopped.
 func watching(c *chassis.Chassis, w *watch.Watch) lifecycle.Part {
 	return lifecycle.Part{Name: "watch", Run: func(ctx context.Context) error {
 		for ctx.Err() == nil {

@@ -36,6 +36,7 @@ type world struct {
 	nats   *eventingtest.Server
 	store  *store.Store
 	health *process.Health
+	tel    *telemetry.Telemetry
 	relay  relayv1.CompletenessServiceClient
 	status platformv1.StatusServiceClient
 	// stop ends the relay; start begins it again.
@@ -75,12 +76,12 @@ func (w *world) start() {
 	}
 	w.t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	cfg.Listen = "unix://" + filepath.Join(dir, "rpc")
-	tel, err := telemetry.Setup(w.t.Context(), telemetry.Options{Service: "relay", LogLevel: "error", LogWriter: w.t.Output()})
+	w.tel, err = telemetry.Setup(w.t.Context(), telemetry.Options{Service: "relay", LogLevel: "error", LogWriter: w.t.Output()})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.health = process.NewHealth(nil)
-	env := process.Env{Log: tel.Log, Tel: tel, Health: w.health, Version: "test"}
+	env := process.Env{Log: w.tel.Log, Tel: w.tel, Health: w.health, Version: "test"}
 	w.stop = w.background("relay", func(ctx context.Context) error { return relay.Run(ctx, cfg, env) })
 	w.ready()
 	conn, err := rpc.Dial(cfg.Listen)

@@ -129,6 +129,9 @@ var Entries = []Entry{
 	of[consumer.Stalled]("ConsumerStalled", list(Consumer), Transition, consumers, nil, "events wait for a consumer of the log and do not reach it"),
 	of[consumer.Recovered]("ConsumerRecovered", list(Consumer), Transition, consumers, nil, "what waited for the consumer is handled, nothing was skipped"),
 
+	of[consumer.AlertRaised]("DeadLetterAlertRaised", list(Consumer), Notice, list(Relay), nil, "so many dead letters of a consumer are open that somebody should look"),
+	of[consumer.AlertCleared]("DeadLetterAlertCleared", list(Consumer), Notice, list(Relay), nil, "fewer dead letters of the consumer are open again"),
+
 	of[eventlog.EpochRequested]("StreamEpochRequested", list(EventLog), Notice, list(Relay), nil, "an operator has the events stream made anew, because it holds what the log does not"),
 	of[eventlog.EpochStarted]("StreamEpochStarted", list(EventLog), Notice, list(Relay), nil, "the relay publishes to a stream that it has not known before"),
 	of[eventlog.Republished]("EventRepublished", list(EventLog), Notice, list(Relay), nil, "positions that the stream has lost are published again; one event an incident"),

@@ -85,6 +85,8 @@ type Consumer struct {
 	State         State
 	// Since is when the current or last stall began.
 	Since time.Time
+	// Alerted is whether an alert of its dead letters stands.
+	Alerted bool
 	// Version is of its last event.
 	Version int
 }
@@ -137,6 +139,10 @@ func (c Consumer) Evolve(e Event, version int) Consumer {
 		c.Service, c.Name, c.State, c.Since = e.Service, e.Name, StateStalled, e.Since
 	case Recovered:
 		c.State = StateFollowing
+	case AlertRaised:
+		c.Service, c.Name, c.Alerted = e.Service, e.Name, true
+	case AlertCleared:
+		c.Alerted = false
 	}
 	return c
 }

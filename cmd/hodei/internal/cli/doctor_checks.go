@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	platformv1 "hodei.dev/proto/hodei/platform/v1"
@@ -101,7 +102,7 @@ func (d *examination) services() check {
 			c.Findings = append(c.Findings, finding{"error", s.GetName(), state, "start it, or see why it has ended in its log; the gateway's *_address says where it is looked for"})
 		case !s.GetReady():
 			c.Findings = append(c.Findings, finding{"error", s.GetName(), state, advise(s)})
-		case len(s.GetProblems()) > len(circuits(s)):
+		case len(s.GetProblems()) > toldElsewhere(s):
 			c.Findings = append(c.Findings, finding{"warning", s.GetName(), state, advise(s)})
 			ready++
 		default:
@@ -229,18 +230,18 @@ func (d *examination) breakers() check {
 	return unknown(checkBreakers, "no dispatcher is active")
 }
 
-// circuitOf begins the problem that an open circuit is in a service's status.
-const circuitOf = "circuit of "
+// elsewhere begins the problems in a service's status that other checks tell of:
+// breakers and dead letters.
+var elsewhere = []string{"circuit of ", "dead letters of "}
 
-// circuits are the problems that the check of the breakers tells of.
-func circuits(s *platformv1.ServiceStatus) []string {
-	var names []string
-	for _, name := range sortedKeys(s.GetProblems()) {
-		if strings.HasPrefix(name, circuitOf) {
-			names = append(names, name)
+// toldElsewhere is how many of a service's problems other checks tell of.
+func toldElsewhere(s *platformv1.ServiceStatus) (n int) {
+	for name := range s.GetProblems() {
+		if slices.ContainsFunc(elsewhere, func(begin string) bool { return strings.HasPrefix(name, begin) }) {
+			n++
 		}
 	}
-	return names
+	return n
 }
 
 func (d *examination) letters() check {

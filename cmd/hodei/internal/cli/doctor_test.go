@@ -154,6 +154,15 @@ func TestDoctorSaysWhatIsOff(t *testing.T) {
 			}
 		}, 1, []string{"services       ok ", "breakers       off      1 open", "breakers (warning): provider/lab: its circuit is OPEN"}},
 		{"dead letters", func(c *clinic) { c.letters = map[string]int64{"audit": 2} }, 1, []string{"dead letters   off      audit=2", "`hodei dlq list`"}},
+		{"dead letters that grow", func(c *clinic) {
+			c.services = func(int) []*platformv1.ServiceStatus {
+				return []*platformv1.ServiceStatus{{
+					Name: "relay", Ready: true, Figures: map[string]int64{"armed": 1, "circuits_open": 0},
+					Problems: map[string]string{"dead letters of audit": "12 are open, the alert is at 10"},
+					Findings: []*platformv1.Finding{{Check: "dead letters", Severity: "error", Subject: "consumer audit of audit", Problem: "12 are open, the alert is at 10"}},
+				}}
+			}
+		}, 1, []string{"services       ok ", "dead letters   off", "dead letters (error): consumer audit of audit: 12 are open"}},
 		{"a stuck job", func(c *clinic) {
 			c.services = func(int) []*platformv1.ServiceStatus {
 				return []*platformv1.ServiceStatus{{

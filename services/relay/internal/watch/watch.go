@@ -1,15 +1,18 @@
 // Package watch looks at every consumer of the log from outside: one that does
 // not move while events wait for it has stalled, also where its service is dead
-// and can say nothing itself. It records that and the recovery, once each; it
-// repairs nothing.
+// and can say nothing itself. It records that and the recovery, once each, and
+// likewise when many of a consumer's dead letters are open; it repairs nothing.
 package watch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
@@ -21,6 +24,7 @@ import (
 	"hodei.dev/libs/eventing/store"
 	"hodei.dev/libs/service/aggregate"
 	"hodei.dev/libs/service/incident"
+	"hodei.dev/libs/service/letters"
 )
 
 // near is how far from the log's head a consumer has recovered.
@@ -42,6 +46,7 @@ type Place struct {
 type Log interface {
 	incident.Log
 	consumer.Log
+	letters.Counted
 }
 
 // Config says what to watch.
@@ -53,11 +58,15 @@ type Config struct {
 	After time.Duration
 	// Every is the pause between two looks. Default 5 s.
 	Every time.Duration
+	// Letters is from how many open dead letters of a consumer on there is an alert.
+	// Default: none.
+	Letters int64
 	// Now is the clock. Default time.Now.
 	Now func() time.Time
 	// Logger gets stalls and recoveries. Default slog.Default().
 	Logger *slog.Logger
-	// Meter makes the instrument hodei.consumer.stalled; may be nil.
+	// Meter makes the instruments hodei.consumer.stalled and
+	// hodei.consumer.dead_letters_open; may be nil.
 	Meter metric.Meter
 }
 
@@ -66,6 +75,12 @@ type Watch struct {
 	cfg  Config
 	seen map[string]sight // by consumer
 	up   metric.Int64UpDownCounter
+
+	tally   *letters.Tally
+	alerted map[letters.Holder]bool // whose alert stands; nil = ask the log
+
+	mu   sync.Mutex // guards open
+	open map[letters.Holder]int
 }
 
 // sight is what is remembered of a consumer.
@@ -89,12 +104,18 @@ func New(cfg Config) (*Watch, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	w := &Watch{cfg: cfg, seen: map[string]sight{}}
+	if cfg.Letters <= 0 {
+		cfg.Letters = math.MaxInt64
+	}
+	w := &Watch{cfg: cfg, seen: map[string]sight{}, tally: letters.NewTally(cfg.Log)}
 	if cfg.Meter != nil {
 		var err error
 		w.up, err = cfg.Meter.Int64UpDownCounter("hodei.consumer.stalled", metric.WithDescription("Consumers that stand still while events wait; 0 without faults."))
 		if err != nil {
 			return nil, fmt.Errorf("make the watch's instruments: %w", err)
+		}
+		if err := w.observeLetters(cfg.Meter); err != nil {
+			return nil, err
 		}
 	}
 	return w, nil
@@ -102,6 +123,8 @@ func New(cfg Config) (*Watch, error) {
 
 // Run looks until ctx ends. What cannot be asked now is asked the next time.
 func (w *Watch) Run(ctx context.Context) error {
+	w.beginLetters() // another replica may have watched meanwhile
+	defer w.show(nil)
 	tick := time.NewTicker(w.cfg.Every)
 	defer tick.Stop()
 	for {
@@ -118,6 +141,10 @@ func (w *Watch) Run(ctx context.Context) error {
 
 // Look looks once at everybody.
 func (w *Watch) Look(ctx context.Context) error {
+	return errors.Join(w.consumers(ctx), w.letters(ctx))
+}
+
+func (w *Watch) consumers(ctx context.Context) error {
 	places, err := w.cfg.Places(ctx)
 	if err != nil {
 		return fmt.Errorf("find the consumers: %w", err)

@@ -1,6 +1,7 @@
 package watch_test
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"os"
@@ -33,6 +34,7 @@ type world struct {
 	watch  *watch.Watch
 	places []watch.Place
 	now    time.Time
+	logged bytes.Buffer
 }
 
 func newWorld(t *testing.T) *world {
@@ -48,7 +50,7 @@ func (w *world) begin() {
 	var err error
 	w.watch, err = watch.New(watch.Config{
 		Log: w.store, Places: func(context.Context) ([]watch.Place, error) { return w.places, nil }, After: 30 * time.Second,
-		Now: func() time.Time { return w.now }, Logger: slog.New(slog.DiscardHandler),
+		Now: func() time.Time { return w.now }, Logger: slog.New(slog.NewTextHandler(&w.logged, nil)), Letters: 3,
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -44,13 +44,23 @@ func (w *world) register(workerID string) string {
 	return r.GetSession()
 }
 
-// connect opens a session; the Welcome has been read when it returns.
+// connect opens a session on the agent's next connection; the Welcome has been read
+// when it returns.
 func (w *world) connect(workerID, session string, hello *registryv1.Hello) *agent {
 	w.t.Helper()
 	return w.connectTo(w.replica, workerID, session, hello)
 }
 
 func (w *world) connectTo(r *replica, workerID, session string, hello *registryv1.Hello) *agent {
+	w.t.Helper()
+	hello.Connection = w.connections.Add(1)
+	a := w.dialIn(r, workerID, session, hello)
+	a.epoch = hear(a, (*registryv1.ConnectResponse).GetWelcome).GetEpoch()
+	return a
+}
+
+// dialIn says Hello on a stream of its own and waits for no answer.
+func (w *world) dialIn(r *replica, workerID, session string, hello *registryv1.Hello) *agent {
 	w.t.Helper()
 	a := &agent{w: w, t: w.t, workerID: workerID, session: session, heard: make(chan *registryv1.ConnectResponse, 256), ended: make(chan error, 1)}
 	var ctx context.Context
@@ -72,7 +82,6 @@ func (w *world) connectTo(r *replica, workerID, session string, hello *registryv
 			a.heard <- m
 		}
 	}()
-	a.epoch = hear(a, (*registryv1.ConnectResponse).GetWelcome).GetEpoch()
 	return a
 }
 

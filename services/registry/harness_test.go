@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,6 +46,8 @@ type world struct {
 	nats  *eventingtest.Server
 	nc    *nats.Conn
 	store *store.Store
+	// connections numbers those of all agents: each counts upwards.
+	connections atomic.Int64
 	*replica
 }
 

@@ -235,6 +235,74 @@ func TestSupersededSession(t *testing.T) {
 	}
 }
 
+// An agent that gave a connection up has gone on with another one when the first one's
+// Hello arrives, which knows of nothing that it was given since.
+func TestDelayedHello(t *testing.T) {
+	w := newWorld(t)
+	second := w.start()
+	a := w.ready(0)
+	id := w.queue(nil)
+	a.run(id)
+	live := w.connections.Load()
+	before := w.session(a.workerID)
+	jobs, workers := w.types("job", id), w.types("worker", a.workerID)
+	for name, tc := range map[string]struct {
+		replica    *replica
+		connection int64
+	}{
+		"older":                    {w.replica, live - 1},
+		"older, another replica":   {second, live - 1},
+		"the same":                 {second, live},
+		"not counted, by an agent": {w.replica, 0},
+		"senseless":                {w.replica, -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			late := w.dialIn(tc.replica, a.workerID, a.session, &registryv1.Hello{Connection: tc.connection})
+			err := late.over()
+			var f *fault.Error
+			if !errors.As(err, &f) || f.Kind != fault.Precondition || f.Code != "CONNECTION_STALE" {
+				t.Errorf("the delayed stream ends with %v", err)
+			}
+			if now := w.session(a.workerID); now != before {
+				t.Errorf("the session was %s and is %s", before, now)
+			}
+		})
+	}
+	// The live session has heard of nothing, and goes on.
+	a.answered(w.send(command.Request{Kind: command.Ping, WorkerID: a.workerID}, a.epoch), true)
+	if j, k := w.types("job", id), w.types("worker", a.workerID); !slices.Equal(j, jobs) || !slices.Equal(k, workers) {
+		t.Fatalf("job %v, worker %v; want %v, %v", j, k, jobs, workers)
+	}
+	a.result(exited(id, 1, 0))
+	hear(a, (*registryv1.ConnectResponse).GetResultAck)
+	w.wantLast("job", id, "JobStatusChanged:RUNNING", "JobStatusChanged:SUCCEEDED")
+	if b := w.connect(a.workerID, a.session, &registryv1.Hello{}); b.epoch != a.epoch+1 {
+		t.Fatalf("epoch %d after %d", b.epoch, a.epoch)
+	}
+}
+
+// An agent from before connections were counted is taken as it comes.
+func TestAgentThatDoesNotCount(t *testing.T) {
+	w := newWorld(t)
+	id := w.newWorker(0)
+	secret := w.register(id)
+	for epoch := range int64(2) {
+		a := w.dialIn(w.replica, id, secret, &registryv1.Hello{})
+		if got := hear(a, (*registryv1.ConnectResponse).GetWelcome).GetEpoch(); got != epoch+1 {
+			t.Fatalf("epoch %d, want %d", got, epoch+1)
+		}
+	}
+}
+
+// session is the stored session of a worker, in words.
+func (w *world) session(workerID string) (row string) {
+	w.t.Helper()
+	if err := w.store.Pool().QueryRow(w.t.Context(), `SELECT s::text FROM registry.sessions AS s WHERE worker_id = $1`, workerID).Scan(&row); err != nil {
+		w.t.Fatal(err)
+	}
+	return row
+}
+
 func TestRegistryRestart(t *testing.T) {
 	w := newWorld(t)
 	a := w.ready(0)

@@ -26,14 +26,15 @@ type agent struct {
 	token  string
 	place  *resource
 
-	stream   *agentStream
-	welcomed bool
-	heard    time.Time
-	backoff  time.Duration
-	seq      int
-	beats    map[int]time.Time
-	lease    time.Time // zero: none is held
-	refused  time.Time // since when registry does not know it
+	stream      *agentStream
+	connections int64 // so far
+	welcomed    bool
+	heard       time.Time
+	backoff     time.Duration
+	seq         int
+	beats       map[int]time.Time
+	lease       time.Time // zero: none is held
+	refused     time.Time // since when registry does not know it
 
 	cur      *attempt
 	ending   int
@@ -149,18 +150,20 @@ func (a *agent) connect() {
 		a.again()
 		return
 	}
-	s := &agentStream{w: a.w, agent: a}
+	a.connections++
+	s, connection := &agentStream{w: a.w, agent: a}, a.connections
 	a.stream, a.welcomed, a.heard, a.refused = s, false, a.now, time.Time{}
 	held := core.Held{}
 	if c := a.cur; c != nil {
 		held = core.Held{JobID: c.job, Attempt: c.attempt, Started: c.started || c.result != nil}
 	}
+	s.up = a.w.now.Add(a.w.chaos.holdsUp())
 	a.w.after(s.when(&s.up), func() {
 		if reg.dead || s.closed {
 			s.closeByRegistry()
 			return
 		}
-		reg.ifAlive(func() { reg.serve(s, a.worker, held) })
+		reg.ifAlive(func() { reg.serve(s, a.worker, connection, held) })
 	})
 	a.watch(s)
 }

@@ -21,6 +21,7 @@ var mutants = []struct {
 	{"a result does not release its worker", breakage{keepsBusy: true}, nil},
 	{"an agent outlives its lease", breakage{outlivesLease: true}, []string{cutAgent}},
 	{"a provider ends the agent and leaves what it ran", breakage{destroysAgentOnly: true}, nil},
+	{"registry numbers sessions as their Hellos arrive", breakage{numbersByArrival: true}, []string{lateHello}},
 	{"the provisioner confirms an end before it is one", breakage{confirmsFirst: true}, nil},
 }
 

@@ -41,6 +41,7 @@ const (
 	twiceCommand  = "doubled commands"
 	lateCommand   = "late commands"
 	lateStream    = "late streams"
+	lateHello     = "late Hellos"
 	lostAnswer    = "lost answers of the log"
 	lostHeartbeat = "lost heartbeats"
 	cutAgent      = "agent cut off"
@@ -58,7 +59,7 @@ var restarts = []string{crash, crashAtPoint, rewound, twoActive}
 
 var anything = []string{
 	crash, crash, crashAtPoint, crashAtPoint, crashAtPoint, pauseService, skewClock, twoActive, logAway, slowDelivery, rewound,
-	lostCommand, lostReply, twiceCommand, lateCommand, lateCommand, lateStream, lateStream, lostAnswer, lostHeartbeat, cutAgent, cutAgent, stuckAgent, killAgent, killAgent, pauseAgent, pauseAgent,
+	lostCommand, lostReply, twiceCommand, lateCommand, lateCommand, lateStream, lateStream, lateHello, lateHello, lostAnswer, lostHeartbeat, cutAgent, cutAgent, stuckAgent, killAgent, killAgent, pauseAgent, pauseAgent,
 	loseResource, illProvider, slowProvider, strayResource,
 }
 
@@ -218,6 +219,15 @@ func (c *chaos) late() time.Duration {
 func (c *chaos) dawdles() time.Duration {
 	if c.during(lateStream) && c.rng.Float64() < 0.3 {
 		return time.Duration(c.rng.Int64N(int64(8 * time.Second)))
+	}
+	return 0
+}
+
+// holdsUp is how long the first word of an agent's stream is on its way: the agent may
+// have given it up, and be heard on another one, when it arrives.
+func (c *chaos) holdsUp() time.Duration {
+	if c.during(lateHello) && c.rng.Float64() < 0.5 {
+		return time.Duration(c.rng.Int64N(int64(3 * agentSilence)))
 	}
 	return 0
 }

@@ -17,7 +17,9 @@ import (
 type credentials struct {
 	token map[string]core.Token
 	epoch map[string]int64 // of the latest session; there is one where the agent has registered
-	beat  map[string]time.Time
+	// connection is the one that got it, as the agent counts.
+	connection map[string]int64
+	beat       map[string]time.Time
 }
 
 // registry mirrors services/registry/internal/app and /session.
@@ -77,6 +79,7 @@ func (r *registry) react(t *task, f fact) error {
 		}
 		delete(r.w.credentials.token, id)
 		delete(r.w.credentials.epoch, id)
+		delete(r.w.credentials.connection, id)
 		return r.tell(t, id, command{kind: "terminate", reason: own.Reason})
 	case deadline.TimedOut:
 		if own.Kind == deadline.KindHeartbeat {

@@ -40,19 +40,23 @@ type session struct {
 	over      bool
 }
 
-// errOver ends a session: its stream has ended, or a newer one is there.
+// What ends a session: its stream has ended, or a newer one is there.
 var (
 	errLeft       = errors.New("the agent left")
 	errSuperseded = errors.New("the agent has a newer session")
+	errStale      = errors.New("the agent has given this connection up")
 )
 
 // serve runs a session until its stream ends.
-func (r *registry) serve(stream *agentStream, workerID string, held core.Held) {
+func (r *registry) serve(stream *agentStream, workerID string, connection int64, held core.Held) {
 	s := &session{process: r.process, registry: r, w: r.w, stream: stream, lastBeat: r.clock()}
 	s.worker.ID = workerID
 	stream.session = s
+	if stream.closed { // before registry came to it
+		s.in.put(command{kind: "broken"})
+	}
 	r.start(func(t *task) {
-		err := s.open(t, held)
+		err := s.open(t, connection, held)
 		for err == nil {
 			c, _ := take(t, &s.in, 0)
 			err = s.does(t, c)
@@ -61,7 +65,7 @@ func (r *registry) serve(stream *agentStream, workerID string, held core.Held) {
 	})
 }
 
-func (s *session) open(t *task, held core.Held) error {
+func (s *session) open(t *task, connection int64, held core.Held) error {
 	if err := s.w.log.read(t); err != nil {
 		return err
 	}
@@ -69,8 +73,11 @@ func (s *session) open(t *task, held core.Held) error {
 	if !ok {
 		return errLeft
 	}
+	if connection <= s.w.credentials.connection[s.worker.ID] && !s.w.broken.numbersByArrival {
+		return errStale
+	}
 	s.epoch = epoch + 1
-	s.w.credentials.epoch[s.worker.ID] = s.epoch
+	s.w.credentials.epoch[s.worker.ID], s.w.credentials.connection[s.worker.ID] = s.epoch, connection
 	s.w.net.sessions[address{s.worker.ID, s.epoch}] = s
 	if epoch > 0 {
 		s.w.net.tell(address{s.worker.ID, epoch}, command{kind: "supersede"})
@@ -314,7 +321,7 @@ func (s *session) end(t *task, why error) {
 	s.answer("the agent's stream has ended")
 	s.over, s.beating = true, false
 	s.stream.closeByRegistry()
-	if errors.Is(why, errSuperseded) {
+	if errors.Is(why, errSuperseded) || errors.Is(why, errStale) {
 		return
 	}
 	for range rounds {

@@ -57,7 +57,7 @@ type world struct {
 // breakage breaks the glue on purpose, to show that the checks find it.
 type breakage struct {
 	requeuesUnfenced, ignoresRefusals, keepsWorker, startsStale, startsEarly, agentStartsAlone bool
-	keepsBusy, outlivesLease, destroysAgentOnly, confirmsFirst                                 bool
+	keepsBusy, outlivesLease, destroysAgentOnly, confirmsFirst, numbersByArrival               bool
 }
 
 // planOfJob is what a client asks for and what its command will do.
@@ -141,7 +141,7 @@ func newWorld(seed uint64, plan []Fault, broken breakage) *world {
 	w := &world{
 		loop: l, seed: seed, broken: broken, elsewhere: seed%3 == 2, running: map[string]*process{}, positions: map[string]int64{}, rows: map[string]*row{},
 		beats: map[string]time.Time{}, jobs: map[string]*planOfJob{},
-		credentials: credentials{token: map[string]registrycore.Token{}, epoch: map[string]int64{}, beat: map[string]time.Time{}},
+		credentials: credentials{token: map[string]registrycore.Token{}, epoch: map[string]int64{}, connection: map[string]int64{}, beat: map[string]time.Time{}},
 	}
 	w.log, w.net, w.machine = newLog(w), &network{w: w, sessions: map[address]*session{}}, &machine{w: w, resources: map[string]*resource{}}
 	w.chaos = newChaos(w, plan, seed)

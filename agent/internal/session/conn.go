@@ -16,6 +16,7 @@ const maxQueue = 16
 
 // conn is one Connect stream. Its fields belong to the session's goroutine.
 type conn struct {
+	number int64 // among the connections of this process, from 1
 	cancel context.CancelFunc
 	out    chan *registryv1.ConnectRequest // nil message: nothing more will be sent
 	queue  []*registryv1.ConnectRequest
@@ -37,7 +38,8 @@ type beat struct {
 // connect begins a stream.
 func (s *Session) connect(now time.Time) {
 	ctx, cancel := context.WithCancel(s.ctx)
-	c := &conn{cancel: cancel, out: make(chan *registryv1.ConnectRequest), heard: now}
+	s.connections++
+	c := &conn{number: s.connections, cancel: cancel, out: make(chan *registryv1.ConnectRequest), heard: now}
 	s.conn = c
 	s.work.Go(func() {
 		defer cancel()
@@ -83,7 +85,7 @@ func (s *Session) opened(c *conn) {
 		return
 	}
 	c.open = true
-	hello := &registryv1.Hello{}
+	hello := &registryv1.Hello{Connection: c.number}
 	if a := s.cur; a != nil {
 		hello.JobId, hello.Attempt, hello.Started = a.job, a.attempt, a.started || a.out != nil
 	}

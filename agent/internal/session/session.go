@@ -43,6 +43,7 @@ type Session struct {
 
 	// The rest belongs to the goroutine of Run.
 	conn         *conn // nil: none
+	connections  int64 // so far: registry tells by it which Hello is the last one
 	pause        time.Duration
 	reconnectAt  time.Time
 	refusal      error // why the registry does not take this session

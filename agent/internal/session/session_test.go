@@ -186,10 +186,19 @@ func TestCutAtEveryPoint(t *testing.T) {
 	runs := filepath.Join(a.dir, "runs")
 	fifo := filepath.Join(a.dir, "go")
 	job := sh("j", 1, "echo run >> "+runs+"; while [ ! -e "+fifo+" ]; do sleep 0.01; done; echo out")
+	last := int64(0)
+	counted := func(h *registryv1.Hello) {
+		t.Helper()
+		if h.GetConnection() <= last {
+			t.Errorf("connection %d after %d", h.GetConnection(), last)
+		}
+		last = h.GetConnection()
+	}
 	again := func(s *registrytest.Stream, started bool) *registrytest.Stream {
 		t.Helper()
 		s.Cut(errors.New("cut"))
 		s, h := r.Attach(t)
+		counted(h)
 		if h.GetJobId() != "j" || h.GetAttempt() != 1 || h.GetStarted() != started {
 			t.Errorf("%v", h)
 		}
@@ -198,11 +207,13 @@ func TestCutAtEveryPoint(t *testing.T) {
 	s := r.Next(t)
 	s.Cut(errors.New("before hello"))
 	s = r.Next(t)
-	s.Hello(t)
+	counted(s.Hello(t))
 	s.Cut(nil) // before welcome
-	s, _ = r.Attach(t)
-	s.Cut(nil) // while it has nothing
 	s, h := r.Attach(t)
+	counted(h)
+	s.Cut(nil) // while it has nothing
+	s, h = r.Attach(t)
+	counted(h)
 	if h.GetJobId() != "" {
 		t.Errorf("%v", h)
 	}

@@ -112,6 +112,8 @@ type fakeAgent struct {
 	id       string
 	session  string
 	interval time.Duration
+	// connections so far.
+	connections int64
 	// attached hears once that the worker is there, or why not.
 	attached chan<- error
 	told     bool
@@ -171,8 +173,9 @@ func (a *fakeAgent) connect(ctx context.Context) error {
 		return err
 	}
 	s := &session{stream: stream}
+	a.connections++
 	err = s.send(&registryv1.ConnectRequest{Message: &registryv1.ConnectRequest_Hello{
-		Hello: &registryv1.Hello{JobId: a.jobID, Attempt: a.attempt, Started: a.started},
+		Hello: &registryv1.Hello{JobId: a.jobID, Attempt: a.attempt, Started: a.started, Connection: a.connections},
 	}})
 	var beats sync.WaitGroup
 	defer beats.Wait()

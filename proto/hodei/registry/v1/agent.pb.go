@@ -340,7 +340,11 @@ type Hello struct {
 	JobId   string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
 	Attempt int32  `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	// The attempt has been started.
-	Started       bool `protobuf:"varint,3,opt,name=started,proto3" json:"started,omitempty"`
+	Started bool `protobuf:"varint,3,opt,name=started,proto3" json:"started,omitempty"`
+	// Counts the connections of this agent process, from 1: a Hello that was held up on
+	// its way says what the agent had then, and must not end what it has now. 0: an agent
+	// that does not count, whose connections count as they come.
+	Connection    int64 `protobuf:"varint,4,opt,name=connection,proto3" json:"connection,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -394,6 +398,13 @@ func (x *Hello) GetStarted() bool {
 		return x.Started
 	}
 	return false
+}
+
+func (x *Hello) GetConnection() int64 {
+	if x != nil {
+		return x.Connection
+	}
+	return 0
 }
 
 // Heartbeat says that the agent lives.
@@ -1624,11 +1635,14 @@ const file_hodei_registry_v1_agent_proto_rawDesc = "" +
 	"\x06result\x18\x05 \x01(\v2\x19.hodei.registry.v1.ResultH\x00R\x06result\x129\n" +
 	"\bstopping\x18\x06 \x01(\v2\x1b.hodei.registry.v1.StoppingH\x00R\bstopping\x12 \n" +
 	"\vtraceparent\x18\a \x01(\tR\vtraceparentB\t\n" +
-	"\amessage\"R\n" +
+	"\amessage\"r\n" +
 	"\x05Hello\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\x05R\aattempt\x12\x18\n" +
-	"\astarted\x18\x03 \x01(\bR\astarted\"X\n" +
+	"\astarted\x18\x03 \x01(\bR\astarted\x12\x1e\n" +
+	"\n" +
+	"connection\x18\x04 \x01(\x03R\n" +
+	"connection\"X\n" +
 	"\tHeartbeat\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x03R\bsequence\x12\x15\n" +
 	"\x06job_id\x18\x02 \x01(\tR\x05jobId\x12\x18\n" +

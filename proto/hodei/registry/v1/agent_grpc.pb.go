@@ -35,7 +35,8 @@ type WorkerAgentServiceClient interface {
 	// the same nonce returns the same session, so that a lost answer kills no worker.
 	Register(ctx context.Context, in *RegisterRequest, opts ...grpc.CallOption) (*RegisterResponse, error)
 	// Connect carries commands down and acks, heartbeats and results up. Each
-	// Connect gets the next session epoch; one with an older epoch is ended.
+	// Connect gets the next session epoch; one with an older epoch is ended. One whose
+	// Hello comes after that of a newer connection of the same agent is refused.
 	Connect(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ConnectRequest, ConnectResponse], error)
 	// SendLogs carries output on a stream of its own, so that a flood delays no heartbeat.
 	// A chunk is acknowledged after it is stored.
@@ -97,7 +98,8 @@ type WorkerAgentServiceServer interface {
 	// the same nonce returns the same session, so that a lost answer kills no worker.
 	Register(context.Context, *RegisterRequest) (*RegisterResponse, error)
 	// Connect carries commands down and acks, heartbeats and results up. Each
-	// Connect gets the next session epoch; one with an older epoch is ended.
+	// Connect gets the next session epoch; one with an older epoch is ended. One whose
+	// Hello comes after that of a newer connection of the same agent is refused.
 	Connect(grpc.BidiStreamingServer[ConnectRequest, ConnectResponse]) error
 	// SendLogs carries output on a stream of its own, so that a flood delays no heartbeat.
 	// A chunk is acknowledged after it is stored.

@@ -40,9 +40,10 @@ func (at *Attachment) Reason() string { return at.worker.Reason }
 // Superseded tells whether the log knows of a newer session of the worker.
 func (at *Attachment) Superseded() bool { return at.worker.Epoch > at.Epoch }
 
-// OpenSession authenticates a session by its secret and gives it the next epoch.
-func (a *App) OpenSession(ctx context.Context, secret, replica string) (workerID string, epoch int64, err error) {
-	return a.Credentials.OpenSession(ctx, core.HashSecret(secret), replica)
+// OpenSession authenticates a session by its secret and gives it the next epoch,
+// unless the agent has been heard on a newer connection already.
+func (a *App) OpenSession(ctx context.Context, secret string, connection int64, replica string) (workerID string, epoch int64, err error) {
+	return a.Credentials.OpenSession(ctx, core.HashSecret(secret), connection, replica)
 }
 
 // Authenticate returns the worker of a session's secret.

@@ -38,8 +38,11 @@ type Credentials interface {
 	UseToken(ctx context.Context, workerID string, tokenHash []byte, nonce string, sessionHash []byte) error
 	// Authenticate returns the worker of a session; fault.Denied where there is none.
 	Authenticate(ctx context.Context, sessionHash []byte) (workerID string, err error)
-	// OpenSession gives the session its next epoch; fault.Denied where there is none.
-	OpenSession(ctx context.Context, sessionHash []byte, replica string) (workerID string, epoch int64, err error)
+	// OpenSession gives the session its next epoch, for a connection that its agent
+	// counts as newer than the last one that got an epoch; 0 = it does not count, and
+	// never has. It is fault.Denied where there is no such session, and a
+	// fault.Precondition, which changes nothing, where the connection is not newer.
+	OpenSession(ctx context.Context, sessionHash []byte, connection int64, replica string) (workerID string, epoch int64, err error)
 	// LastHeartbeats returns when the workers were last heard of, as far as stored.
 	LastHeartbeats(ctx context.Context, workerIDs []string) (map[string]time.Time, error)
 	// Retire voids the token of a worker that was given up with an attempt. Its session

@@ -108,6 +108,47 @@ func TestMigrationHasWhatProjectionsNeed(t *testing.T) {
 	}
 }
 
+// TestConnections: a session is one agent process, which counts its connections.
+func TestConnections(t *testing.T) {
+	c := postgres.NewCredentials(database(t))
+	id := event.NewID()
+	begin := func(token, nonce string) []byte {
+		t.Helper()
+		secret := core.HashSecret(token + nonce)
+		if err := c.UseToken(t.Context(), id, core.HashSecret(token), nonce, secret); err != nil {
+			t.Fatal(err)
+		}
+		return secret
+	}
+	issue := func(token string) {
+		t.Helper()
+		if err := c.PutToken(t.Context(), id, core.Token{Hash: core.HashSecret(token), ExpiresAt: time.Now().Add(time.Hour)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	issue("t1")
+	first := begin("t1", "n1")
+	open := func(secret []byte, connection, epoch int64, kind error) {
+		t.Helper()
+		_, got, err := c.OpenSession(t.Context(), secret, connection, "r")
+		if got != epoch || !errors.Is(err, kind) {
+			t.Fatalf("connection %d: epoch %d, %v; want %d, %v", connection, got, err, epoch, kind)
+		}
+	}
+	open(first, 0, 1, nil) // does not count, so far
+	open(first, 2, 2, nil)
+	open(first, 1, 0, fault.Precondition)
+	open(first, 2, 0, fault.Precondition)
+	open(first, 0, 0, fault.Precondition)
+	begin("t1", "n1") // the answer was lost: the same session
+	open(first, 2, 0, fault.Precondition)
+	open(first, 3, 3, nil)
+	issue("t2")
+	second := begin("t2", "n2") // another process, which counts from 1; epochs go on
+	open(first, 4, 0, fault.Denied)
+	open(second, 1, 4, nil)
+}
+
 func TestBeats(t *testing.T) {
 	pool := database(t)
 	c := postgres.NewCredentials(pool)
@@ -124,7 +165,7 @@ func TestBeats(t *testing.T) {
 			t.Fatalf("used twice: %v", err)
 		}
 		for want := range int64(2) {
-			if got, epoch, err := c.OpenSession(t.Context(), secret, "r"); err != nil || got != w || epoch != want+1 {
+			if got, epoch, err := c.OpenSession(t.Context(), secret, want+1, "r"); err != nil || got != w || epoch != want+1 {
 				t.Fatalf("%s %d %v", got, epoch, err)
 			}
 		}
@@ -150,7 +191,7 @@ func TestBeats(t *testing.T) {
 	if err := c.Retire(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
-	if _, epoch, err := c.OpenSession(t.Context(), core.HashSecret("s"+id), "r"); err != nil || epoch != 3 {
+	if _, epoch, err := c.OpenSession(t.Context(), core.HashSecret("s"+id), 3, "r"); err != nil || epoch != 3 {
 		t.Fatalf("a retired session: epoch %d, %v", epoch, err)
 	}
 	if token, err := c.Token(t.Context(), id); err != nil || token.Hash != nil {

@@ -94,8 +94,9 @@ func (c *Credentials) UseToken(ctx context.Context, workerID string, tokenHash [
 	tag, err := c.pool.Exec(ctx, `WITH used AS (
 			UPDATE registry.tokens SET nonce = $3, used_at = coalesce(used_at, now())
 			WHERE worker_id = $1 AND token_hash = $2 AND nonce IN ('', $3) RETURNING worker_id)
-		INSERT INTO registry.sessions (worker_id, session_hash) SELECT worker_id, $4 FROM used
-		ON CONFLICT (worker_id) DO UPDATE SET session_hash = excluded.session_hash`, workerID, tokenHash, nonce, sessionHash)
+		INSERT INTO registry.sessions AS s (worker_id, session_hash) SELECT worker_id, $4 FROM used
+		ON CONFLICT (worker_id) DO UPDATE SET session_hash = excluded.session_hash,
+			connection = CASE WHEN s.session_hash = excluded.session_hash THEN s.connection ELSE 0 END`, workerID, tokenHash, nonce, sessionHash)
 	if err != nil {
 		return failed(err, "use the token of worker %s", workerID)
 	}
@@ -121,12 +122,21 @@ func (c *Credentials) Authenticate(ctx context.Context, sessionHash []byte) (wor
 	return workerID, nil
 }
 
-// OpenSession gives the session its next epoch; fault.Denied where there is none.
-func (c *Credentials) OpenSession(ctx context.Context, sessionHash []byte, replica string) (workerID string, epoch int64, err error) {
-	err = c.pool.QueryRow(ctx, `UPDATE registry.sessions SET epoch = epoch + 1, replica = $2, connected_at = now(), last_heartbeat_at = now()
-		WHERE session_hash = $1 RETURNING worker_id::text, epoch`, sessionHash, replica).Scan(&workerID, &epoch)
+// OpenSession gives the session its next epoch, for a connection that its agent counts
+// as newer than the last one that got an epoch; 0 = it does not count, and never has.
+// It is fault.Denied where there is no such session, and a fault.Precondition, which
+// changes nothing, where the connection is not newer.
+func (c *Credentials) OpenSession(ctx context.Context, sessionHash []byte, connection int64, replica string) (workerID string, epoch int64, err error) {
+	err = c.pool.QueryRow(ctx, `UPDATE registry.sessions
+		SET epoch = epoch + 1, connection = $2, replica = $3, connected_at = now(), last_heartbeat_at = now()
+		WHERE session_hash = $1 AND (connection < $2 OR connection = 0 AND $2 = 0)
+		RETURNING worker_id::text, epoch`, sessionHash, connection, replica).Scan(&workerID, &epoch)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return "", 0, noSession()
+		if workerID, err = c.Authenticate(ctx, sessionHash); err != nil {
+			return "", 0, err
+		}
+		return "", 0, fault.New(fault.Precondition, "connection %d of the agent of worker %s is not its newest", connection, workerID).
+			WithCode("CONNECTION_STALE", "nothing to do: the agent has given it up for a newer one")
 	}
 	if err != nil {
 		return "", 0, failed(err, "open a session")

@@ -122,11 +122,12 @@ func (m *Manager) Serve(stream Stream, secret string) error {
 	}
 	ctx := stream.Context()
 	go s.read()
-	held, err := s.hello(ctx)
+	hello, err := s.hello(ctx)
 	if err != nil {
 		return err
 	}
-	workerID, epoch, err := m.App.OpenSession(ctx, secret, m.Replica)
+	held := core.Held{JobID: hello.GetJobId(), Attempt: int(hello.GetAttempt()), Started: hello.GetStarted()}
+	workerID, epoch, err := m.App.OpenSession(ctx, secret, hello.GetConnection(), m.Replica)
 	if err != nil {
 		return err
 	}
@@ -163,25 +164,25 @@ func (m *Manager) Serve(stream Stream, secret string) error {
 }
 
 // hello waits for the first message, which says what the agent has.
-func (s *session) hello(ctx context.Context) (core.Held, error) {
+func (s *session) hello(ctx context.Context) (*registryv1.Hello, error) {
 	timer := time.NewTimer(helloTimeout)
 	defer timer.Stop()
 	select {
 	case r := <-s.in:
 		h := r.GetHello()
 		if h == nil {
-			return core.Held{}, fault.New(fault.Invalid, "the first message of a session must be Hello").WithCode("HELLO_MISSING", "")
+			return nil, fault.New(fault.Invalid, "the first message of a session must be Hello").WithCode("HELLO_MISSING", "")
 		}
-		return core.Held{JobID: h.GetJobId(), Attempt: int(h.GetAttempt()), Started: h.GetStarted()}, nil
+		return h, nil
 	case err := <-s.failed:
 		if errors.Is(err, io.EOF) {
-			return core.Held{}, fault.New(fault.Invalid, "the stream ended before Hello")
+			return nil, fault.New(fault.Invalid, "the stream ended before Hello")
 		}
-		return core.Held{}, err
+		return nil, err
 	case <-timer.C:
-		return core.Held{}, fault.New(fault.Invalid, "no Hello within %s", helloTimeout).WithCode("HELLO_MISSING", "")
+		return nil, fault.New(fault.Invalid, "no Hello within %s", helloTimeout).WithCode("HELLO_MISSING", "")
 	case <-ctx.Done():
-		return core.Held{}, context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
 }
 

@@ -239,8 +239,9 @@ func (a *agent) told(s *agentStream, m message) {
 	k := key{m.job, m.attempt}
 	switch m.kind {
 	case "welcome":
-		a.welcomed = true
-		a.renew(a.now)
+		if a.welcomed = true; !m.going {
+			a.renew(a.now)
+		}
 		a.beat(s)
 		if a.stopping != "" {
 			s.toRegistry(message{kind: "stopping", reason: a.stopping})

@@ -14,6 +14,8 @@ var mutants = []struct {
 }{
 	{"registry requeues at WorkerLost, before the fence", breakage{requeuesUnfenced: true}, []string{pauseAgent, illProvider}},
 	{"the dispatcher takes a refused or late hand-over for accepted", breakage{ignoresRefusals: true}, nil},
+	{"the dispatcher takes a session that is gone for a refusal", breakage{goneRefuses: true}, []string{crash, crashAtPoint}},
+	{"registry never looks whether a session should not be any more", breakage{noSessionCheck: true}, []string{lostCommand, illProvider}},
 	{"a failed hand-over does not end its worker", breakage{keepsWorker: true}, nil},
 	{"registry starts attempts that are stale", breakage{startsStale: true}, []string{lateStream, lostReply}},
 	{"registry says START before the log says RUNNING", breakage{startsEarly: true}, nil},
@@ -26,7 +28,7 @@ var mutants = []struct {
 }
 
 // mutantSeeds is within how many seeds each mutant must be found.
-const mutantSeeds = 150
+const mutantSeeds = 400
 
 // TestFindsWhatIsBroken: a simulation that finds nothing must have something to find.
 func TestFindsWhatIsBroken(t *testing.T) {

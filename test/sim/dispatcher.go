@@ -18,6 +18,9 @@ import (
 const (
 	inFlight        = 32
 	handOverTimeout = 5 * time.Second
+	handOverGrace   = 8 * time.Second
+	firstResend     = 250 * time.Millisecond
+	lastResend      = 2 * time.Second
 	lastChanceWait  = time.Second
 	lastChancePing  = 2 * time.Second
 )
@@ -30,13 +33,13 @@ type dispatcher struct {
 	state    *core.State
 	causes   map[string]event.Event
 	inFlight int
-	running  map[string]int // attempts whose hand-over runs, by job
-	handed   map[string]int // attempts whose hand-over has ended, by job
+	running  map[string]*handing // hand-overs that run, by job
+	handed   map[string]int      // attempts whose hand-over has ended, by job
 	kicked   bool
 }
 
 func (w *world) dispatch(p *process) {
-	d := &dispatcher{process: p, w: w, state: core.New(), causes: map[string]event.Event{}, running: map[string]int{}, handed: map[string]int{}}
+	d := &dispatcher{process: p, w: w, state: core.New(), causes: map[string]event.Event{}, running: map[string]*handing{}, handed: map[string]int{}}
 	p.start(func(t *task) {
 		for w.log.read(t) != nil {
 			t.sleep(100 * time.Millisecond)
@@ -72,16 +75,7 @@ func (d *dispatcher) activate() {
 
 func (d *dispatcher) observe(_ *task, f fact) error {
 	d.apply(f)
-	switch f.says.(type) {
-	case job.Event:
-		d.handOverDue(f.Stream.ID)
-	case worker.Event:
-		w, _ := d.state.Worker(f.Stream.ID)
-		if _, back := f.says.(worker.Reconnected); back && d.running[w.JobID] == 0 {
-			delete(d.handed, w.JobID)
-		}
-		d.handOverDue(w.JobID)
-	}
+	d.tellHandOver(f)
 	d.kick(0)
 	return nil
 }
@@ -99,18 +93,6 @@ func (d *dispatcher) apply(f fact) {
 		d.state.ApplyWorker(id, own, worker.At{Version: f.StreamVersion, Time: f.Time})
 	case provider.Event:
 		d.state.ApplyProvider(id, own, provider.At{Version: f.StreamVersion, Time: f.Time})
-	}
-}
-
-// handOverDue begins the hand-over of a job that is ASSIGNED and for which this
-// dispatcher has not sent RUN.
-func (d *dispatcher) handOverDue(jobID string) {
-	j, ok := d.state.Job(jobID)
-	if !ok || j.State != job.StateAssigned || d.running[jobID] != 0 || d.handed[jobID] == j.Attempt {
-		return
-	}
-	if w, ok := d.state.Worker(j.WorkerID); ok && w.JobID == jobID {
-		d.handAgain(j, w)
 	}
 }
 
@@ -144,7 +126,8 @@ func (d *dispatcher) decide() {
 // planned is a plan with its append.
 type decided struct {
 	core.Plan
-	append store.Append
+	append  store.Append
+	handing *handing
 }
 
 func (d *dispatcher) begin(now time.Time, decision core.Decision) {
@@ -161,14 +144,15 @@ func (d *dispatcher) begin(now time.Time, decision core.Decision) {
 		workerChange(&p.append, p.Worker, meta, p.Beside)
 		d.w.log.sign(p.append)
 		if p.HandOver {
-			d.running[p.Job.ID] = p.Job.Attempt + 1
+			p.handing = &handing{attempt: p.Job.Attempt + 1}
+			d.running[p.Job.ID] = p.handing
 		}
 	}
 	d.start(func(t *task) {
 		switch {
 		case err != nil:
 			d.settleAnew(t, p, time.Second)
-		case p.HandOver && core.LastChance(p.Job) && !d.w.net.alive(t, p.Worker.ID, p.Worker.Epoch, lastChancePing):
+		case p.HandOver && core.LastChance(p.Job) && d.w.net.ping(t, p.Worker.ID, p.Worker.Epoch, lastChancePing).refusal != "":
 			d.settleAnew(t, p, lastChanceWait)
 		default:
 			d.execute(t, p)
@@ -214,24 +198,38 @@ func (d *dispatcher) persist(t *task, a store.Append) ([]fact, error) {
 	}
 }
 
-// reload takes in what the log says of a plan's job and worker.
-func (d *dispatcher) reload(t *task, jobID, workerID string) {
+// known is what the log says of a plan's job and worker, read again.
+type known struct {
+	job     job.Job
+	workers []worker.Worker
+	cause   event.Event
+}
+
+func (d *dispatcher) reload(t *task, jobID, workerID string) known {
 	for d.w.log.read(t) != nil {
 		t.sleep(d.between(100*time.Millisecond, time.Second))
 	}
 	s := d.w.log.get(jobID)
+	k := known{job: s.job, cause: s.last}
 	for _, id := range []string{workerID, s.job.WorkerID} {
 		if w := d.w.log.get(id); w.version > 0 && (id == workerID || s.job.State == job.StateScheduled) {
-			d.state.ObserveWorker(w.worker)
+			k.workers = append(k.workers, w.worker)
 		}
 	}
-	d.state.ObserveJob(s.job)
-	d.causes[jobID] = s.last
+	return k
+}
+
+func (d *dispatcher) take(k known) {
+	for _, w := range k.workers {
+		d.state.ObserveWorker(w)
+	}
+	d.state.ObserveJob(k.job)
+	d.causes[k.job.ID] = k.cause
 }
 
 func (d *dispatcher) settleAnew(t *task, p decided, hold time.Duration) {
-	d.reload(t, p.Job.ID, p.Worker.ID)
-	if p.HandOver {
+	d.take(d.reload(t, p.Job.ID, p.Worker.ID))
+	if p.handing != nil && d.running[p.Job.ID] == p.handing {
 		delete(d.running, p.Job.ID)
 	}
 	var until time.Time
@@ -246,51 +244,4 @@ func (d *dispatcher) settle(jobID string, until time.Time) {
 	d.inFlight--
 	d.state.Settle(jobID, until)
 	d.kick(0)
-}
-
-func (d *dispatcher) handAgain(j job.Job, w worker.Worker) {
-	d.running[j.ID] = j.Attempt
-	cause := d.causes[j.ID]
-	d.start(func(t *task) { d.handOver(t, decided{Plan: core.Plan{Job: j, Worker: w}}, cause) })
-}
-
-// handOver sends RUN; where the session does not accept, the attempt ends.
-func (d *dispatcher) handOver(t *task, p decided, cause event.Event) {
-	jobID, attempt := p.Job.ID, p.Job.Attempt
-	defer func() {
-		delete(d.running, jobID)
-		d.handed[jobID] = attempt
-		d.handOverDue(jobID)
-		d.kick(0)
-	}()
-	for range rounds {
-		d.w.chaos.point(d.process, "before RUN")
-		refusal := d.w.net.run(t, p.Worker.ID, p.Worker.Epoch, run{job: p.Job.ID, attempt: p.Job.Attempt, workerVersion: p.Worker.Version}, handOverTimeout)
-		if refusal == "" || d.w.broken.ignoresRefusals {
-			return
-		}
-		about, beside, err := core.Refused(p.Job, p.Worker, refusal, d.clock(), d.rng.Float64())
-		if err != nil {
-			return
-		}
-		var a store.Append
-		meta := cause.CausedBy(catalogue.Dispatcher)
-		jobChange(&a, p.Job, meta, about)
-		if !d.w.broken.keepsWorker {
-			workerChange(&a, p.Worker, meta, beside)
-		}
-		facts, err := d.persist(t, d.w.log.sign(a))
-		if err == nil {
-			for _, f := range facts {
-				d.apply(f)
-			}
-			return
-		}
-		d.reload(t, p.Job.ID, p.Worker.ID)
-		now, w := d.w.log.get(p.Job.ID), d.w.log.get(p.Worker.ID)
-		if now.job.State != job.StateAssigned || now.job.Attempt != p.Job.Attempt {
-			return
-		}
-		p.Job, p.Worker, cause = now.job, w.worker, now.last
-	}
 }

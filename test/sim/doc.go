@@ -38,5 +38,5 @@
 // the log's permission, none left, by the machines' journal; the budgets of the retry
 // policy; nothing queued again after its cancel; no resource without a READY worker;
 // all at rest within [patience] after the faults; and where only services restarted,
-// nothing waited for a deadline.
+// nothing waited for a deadline and no attempt was lost.
 package sim

@@ -13,33 +13,33 @@ import (
 
 func (s *session) handTo(t *task, c command) error {
 	if s.stopping || s.leaving {
-		c.reply("the agent is stopping")
+		c.reply(refuse("the agent is stopping"))
 		return nil
 	}
 	if h := s.handOver; h != nil {
 		if h.run.job != c.run.job || h.run.attempt != c.run.attempt {
-			c.reply("another attempt is being handed over")
+			c.reply(refuse("another attempt is being handed over"))
 			return nil
 		}
 		first := h.reply
-		h.reply = func(refusal string) { first(refusal); c.reply(refusal) }
+		h.reply = func(a answer) { first(a); c.reply(a) }
 		return nil
 	}
 	if err := s.prepare(t, c.run); err != nil {
-		c.reply(err.Error())
+		c.reply(refuse(err.Error()))
 		return nil //nolint:nilerr // the dispatcher has been told
 	}
 	if s.worker.Epoch > s.epoch {
-		c.reply("the agent has a newer session")
+		c.reply(answer{refusal: "the agent has a newer session", gone: true})
 		return errSuperseded
 	}
 	if s.job.Cancel != nil && s.job.State == job.StateAssigned {
 		if err := s.begin(t, c.run.job, c.run.attempt); err != nil {
-			c.reply(err.Error())
+			c.reply(refuse(err.Error()))
 			return nil //nolint:nilerr // the dispatcher has been told
 		}
 		if s.job.State != job.StateRunning {
-			c.reply("")
+			c.reply(answer{})
 			return nil
 		}
 	}
@@ -77,9 +77,9 @@ func (s *session) waitsFor(jobID string, attempt int) bool {
 	return s.handOver != nil && s.handOver.run.job == jobID && s.handOver.run.attempt == attempt
 }
 
-func (s *session) answer(refusal string) {
+func (s *session) answer(a answer) {
 	if s.handOver != nil {
-		s.handOver.reply(refusal)
+		s.handOver.reply(a)
 		s.handOver = nil
 	}
 }

@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"hodei.dev/services/registry/core"
@@ -33,35 +35,43 @@ type command struct {
 	reason string
 	// said is what the agent says, where kind is "said".
 	said  message
-	reply func(refusal string)
+	reply func(answer)
 }
+
+// answer is what came of a command.
+type answer struct {
+	// refusal is why it was not done; "" = it was.
+	refusal string
+	// gone: it has not reached the agent, because its session is over or is nowhere.
+	gone bool
+	// heard: a session has answered, whatever it said.
+	heard bool
+}
+
+func refuse(why string) answer { return answer{refusal: why} }
 
 func (n *network) latency() time.Duration {
 	return n.w.between(100*time.Microsecond, 3*time.Millisecond)
 }
 
-// run asks a session to take an attempt; "" = its agent has accepted.
-func (n *network) run(t *task, workerID string, epoch int64, r run, within time.Duration) string {
-	answer, ok := n.ask(t, address{workerID, epoch}, command{kind: "run", run: r}, within)
-	if !ok {
-		return "the worker's session did not answer in time"
-	}
-	return answer
+// run asks a session to take an attempt: whether its agent has accepted.
+func (n *network) run(t *task, workerID string, epoch int64, r run, within time.Duration) answer {
+	return n.ask(t, address{workerID, epoch}, command{kind: "run", run: r}, within)
 }
 
-// alive asks whether the agent was heard of lately.
-func (n *network) alive(t *task, workerID string, epoch int64, within time.Duration) bool {
-	answer, ok := n.ask(t, address{workerID, epoch}, command{kind: "ping"}, within)
-	return ok && answer == ""
+// ping asks whether the agent was heard of lately.
+func (n *network) ping(t *task, workerID string, epoch int64, within time.Duration) answer {
+	return n.ask(t, address{workerID, epoch}, command{kind: "ping"}, within)
 }
 
-func (n *network) ask(t *task, to address, c command, within time.Duration) (string, bool) {
-	answer := &box[string]{}
-	c.reply = func(refusal string) {
+func (n *network) ask(t *task, to address, c command, within time.Duration) answer {
+	came := &box[answer]{}
+	c.reply = func(a answer) {
 		if n.w.chaos.loses(lostReply) {
 			return
 		}
-		n.w.after(n.latency()+n.w.chaos.late(), func() { answer.put(refusal) })
+		a.heard = true
+		n.w.after(n.latency()+n.w.chaos.late(), func() { came.put(a) })
 	}
 	copies := 1
 	switch {
@@ -75,11 +85,15 @@ func (n *network) ask(t *task, to address, c command, within time.Duration) (str
 			if s := n.listener(to); s != nil {
 				s.in.put(c)
 			} else {
-				n.w.after(n.latency(), func() { answer.put("no registry holds the worker's session") })
+				n.w.after(n.latency(), func() { came.put(answer{refusal: "no registry holds the worker's session", gone: true}) })
 			}
 		})
 	}
-	return wait(t, answer, within)
+	a, ok := wait(t, came, within)
+	if !ok {
+		return refuse("the worker's session did not answer in time")
+	}
+	return a
 }
 
 // tell sends a command and waits for nothing.
@@ -87,12 +101,26 @@ func (n *network) tell(to address, c command) {
 	if n.w.chaos.loses(lostCommand) {
 		return
 	}
-	c.reply = func(string) {}
+	c.reply = func(answer) {}
 	n.w.after(n.latency()+n.w.chaos.late(), func() {
 		if s := n.listener(to); s != nil {
 			s.in.put(c)
 		}
 	})
+}
+
+// held are the live sessions of a registry, in order.
+func (n *network) held(r *registry) []*session {
+	var out []*session
+	for _, s := range n.sessions {
+		if s.registry == r && !s.over {
+			out = append(out, s)
+		}
+	}
+	slices.SortFunc(out, func(a, b *session) int {
+		return cmp.Or(cmp.Compare(a.worker.ID, b.worker.ID), cmp.Compare(a.epoch, b.epoch))
+	})
+	return out
 }
 
 func (n *network) listener(to address) *session {
@@ -124,6 +152,7 @@ type message struct {
 	seq     int
 	report  core.Report
 	reason  string
+	going   bool // welcome: the worker's life is over
 }
 
 func (c *agentStream) when(last *time.Time) time.Duration {

@@ -195,9 +195,9 @@ func (e *provisioner) end(t *task, id, gone string) error {
 	return err
 }
 
-// fence is lease, kill grace and a margin: after that an agent that was given up must
-// have ended what it ran.
-const fence = deadline.Lease + deadline.KillGrace + 5*time.Second
+// fence is the session check, lease, kill grace and a margin: after that an agent that
+// was given up must have ended what it ran.
+const fence = deadline.SessionCheck + deadline.Lease + deadline.KillGrace + 5*time.Second
 
 // destroy ends a resource, or waits for the proof that it has ended by itself.
 func (e *provisioner) destroy(t *task, id string) error {

@@ -35,19 +35,28 @@ func (w *world) register(p *process) {
 	p.start(func(*task) {
 		w.log.follow(p, w.positions[catalogue.Registry], r.react, func(at int64) { w.positions[catalogue.Registry] = at })
 	})
-	r.save()
+	p.start(r.save)
 }
 
-// save stores now and then when sessions were last heard of.
-func (r *registry) save() {
-	r.later(30*time.Second, func() {
-		for _, s := range r.w.net.sessions {
-			if s.registry == r && !s.over {
-				r.w.credentials.beat[s.worker.ID] = s.lastBeat
+// save stores now and then when sessions were last heard of, and ends those that a
+// lost message has left behind.
+func (r *registry) save(t *task) {
+	for {
+		t.sleep(deadline.SessionCheck)
+		if r.w.log.read(t) != nil || r.w.broken.noSessionCheck {
+			continue
+		}
+		for _, s := range r.w.net.held(r) {
+			if epoch := r.w.credentials.epoch[s.worker.ID]; epoch != s.epoch {
+				s.in.put(command{kind: "supersede"})
+				continue
+			}
+			r.w.credentials.beat[s.worker.ID] = s.lastBeat
+			if going(r.w.log.get(s.worker.ID).worker) {
+				s.in.put(command{kind: "terminate", reply: func(answer) {}})
 			}
 		}
-		r.save()
-	})
+	}
 }
 
 // react does what follows from an event of the log.
@@ -78,8 +87,10 @@ func (r *registry) react(t *task, f fact) error {
 			}
 		}
 		delete(r.w.credentials.token, id)
-		delete(r.w.credentials.epoch, id)
-		delete(r.w.credentials.connection, id)
+		if own.JobID == "" { // else its agent may come back with a result, and is told to end
+			delete(r.w.credentials.epoch, id)
+			delete(r.w.credentials.connection, id)
+		}
 		return r.tell(t, id, command{kind: "terminate", reason: own.Reason})
 	case deadline.TimedOut:
 		if own.Kind == deadline.KindHeartbeat {
@@ -125,7 +136,7 @@ func (r *registry) silent(t *task, f fact, told deadline.TimedOut) error {
 		return err
 	}
 	w := r.w.log.get(f.Stream.ID).worker
-	if !w.State.Connected() || r.w.net.alive(t, w.ID, w.Epoch, 2*time.Second) {
+	if !w.State.Connected() || r.w.net.ping(t, w.ID, w.Epoch, 2*time.Second).refusal == "" {
 		return nil
 	}
 	last := told.LastSeen
@@ -144,7 +155,7 @@ func (r *registry) enrol(t *task, workerID, token, nonce string) (refused bool, 
 		return false, err
 	}
 	s, now := r.w.log.get(workerID), r.w.credentials.token[workerID]
-	if s.worker.State == worker.StateTerminating || s.worker.State == worker.StateTerminated {
+	if going(s.worker) {
 		return true, nil
 	}
 	if now.Admit(token, nonce, r.clock()) != nil {

@@ -85,8 +85,8 @@ func (s *session) open(t *task, connection int64, held core.Held) error {
 	if err := s.attach(t); err != nil {
 		return err
 	}
-	s.lastBeat, s.beating = s.clock(), true
-	s.stream.toAgent(message{kind: "welcome"})
+	s.lastBeat, s.beating = s.clock(), !s.going()
+	s.stream.toAgent(message{kind: "welcome", going: s.going()})
 	if err := s.reconcile(t, held); err != nil {
 		return err
 	}
@@ -218,22 +218,22 @@ func (s *session) does(t *task, c command) error {
 		if j := s.job; j.ID == c.run.job && j.Attempt == c.run.attempt && j.State == job.StateRunning {
 			s.stream.toAgent(message{kind: "cancel", job: c.run.job, attempt: c.run.attempt, reason: c.reason})
 		}
-		c.reply("")
+		c.reply(answer{})
 	case "terminate":
 		s.terminate()
-		c.reply("")
+		c.reply(answer{})
 	case "ping":
 		if s.clock().Sub(s.lastBeat) < deadline.Silence {
-			c.reply("")
+			c.reply(answer{})
 		} else {
-			c.reply("silent")
+			c.reply(refuse("silent"))
 		}
 	case "supersede":
 		return errSuperseded
 	case "late":
 		if s.handOver != nil && c.run.attempt == s.late {
 			s.drop(s.handOver.run.job, s.handOver.run.attempt, "it was not accepted in time")
-			s.answer("the agent did not accept in time")
+			s.answer(refuse("the agent did not accept in time"))
 		}
 	case "left", "broken":
 		for len(s.in.items) > 0 { // what the agent said before it left, perhaps a result
@@ -253,16 +253,16 @@ func (s *session) said(t *task, m message) error {
 	switch m.kind {
 	case "accepted":
 		if s.waitsFor(m.job, m.attempt) {
-			s.answer("")
+			s.answer(answer{})
 		}
 		return s.begin(t, m.job, m.attempt)
 	case "refused":
 		if s.waitsFor(m.job, m.attempt) {
-			s.answer("the agent refused: " + m.reason)
+			s.answer(refuse("the agent refused: " + m.reason))
 		}
 	case "result":
 		if s.waitsFor(m.job, m.attempt) {
-			s.answer("")
+			s.answer(answer{})
 		}
 		return s.result(t, m)
 	case "goodbye":
@@ -296,9 +296,7 @@ func (s *session) drop(jobID string, attempt int, reason string) {
 	s.stream.toAgent(message{kind: "drop", job: jobID, attempt: attempt, reason: reason})
 }
 
-func (s *session) going() bool {
-	return s.worker.State == worker.StateTerminating || s.worker.State == worker.StateTerminated
-}
+func (s *session) going() bool { return going(s.worker) }
 
 func (s *session) leaveIfGoing() {
 	if s.going() {
@@ -318,7 +316,7 @@ func (s *session) terminate() {
 
 // end answers an open hand-over and notes that the stream has ended.
 func (s *session) end(t *task, why error) {
-	s.answer("the agent's stream has ended")
+	s.answer(answer{refusal: "the agent's stream has ended", gone: true})
 	s.over, s.beating = true, false
 	s.stream.closeByRegistry()
 	if errors.Is(why, errSuperseded) || errors.Is(why, errStale) {

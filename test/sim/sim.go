@@ -242,6 +242,13 @@ func (v *verdict) recovery() {
 			v.wrong("%s: it waited for the deadline of %s (%s), and only services were restarted", t.stream, t.deadline.State, t.deadline.Kind)
 		}
 	}
+	for _, p := range v.w.jobOrder {
+		for _, a := range v.w.log.get(p.id).job.Attempts {
+			if a.Result != nil && a.Result.Failure != nil && job.CauseOf(a.Result.Failure.Category).Infrastructure {
+				v.wrong("job/%s: attempt %d is lost to the platform (%s), and only services were restarted", p.id, a.Number, a.Result.Failure.Category)
+			}
+		}
+	}
 	for _, run := range v.w.machine.journal {
 		for _, a := range v.w.log.get(run.key.job).job.Attempts {
 			if a.Number == run.key.attempt && !a.FinishedAt.Before(run.end) {

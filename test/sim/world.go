@@ -58,6 +58,7 @@ type world struct {
 type breakage struct {
 	requeuesUnfenced, ignoresRefusals, keepsWorker, startsStale, startsEarly, agentStartsAlone bool
 	keepsBusy, outlivesLease, destroysAgentOnly, confirmsFirst, numbersByArrival               bool
+	goneRefuses, noSessionCheck                                                                bool
 }
 
 // planOfJob is what a client asks for and what its command will do.

@@ -24,7 +24,7 @@ const maxBatch = 1000
 func newProjection(c *chassis.Chassis) (*projection.Projection, error) {
 	return projection.New(projection.Config{
 		Service: c.Name, Schema: postgres.Schema, Apply: keep(c), Reset: postgres.Reset, MaxBatch: maxBatch,
-		Pool: c.Store.Pool(), Store: c.Store, NC: c.NC, JS: c.JS, Letters: c.Letters(), Incident: c.Incidents.Report, Log: c.Log, Meter: c.Tel.Meter("hodei.dev/eventing"),
+		Pool: c.Store.Pool(), Store: c.Store, NC: c.NC, JS: c.JS, Replicas: c.Replicas, Letters: c.Letters(), Incident: c.Incidents.Report, Log: c.Log, Meter: c.Tel.Meter("hodei.dev/eventing"),
 	})
 }
 

@@ -48,7 +48,7 @@ func (a *active) run(ctx context.Context) error {
 		return fmt.Errorf("take over: %w", err)
 	}
 	events, err := consumer.New(consumer.Config{
-		Service: catalogue.Dispatcher, Types: app.Types(), Store: c.Store, NC: c.NC, JS: c.JS,
+		Service: catalogue.Dispatcher, Types: app.Types(), Store: c.Store, NC: c.NC, JS: c.JS, Replicas: c.Replicas,
 		Start: func(context.Context) (int64, error) { return position, nil },
 		Handle: func(ctx context.Context, events []event.Event) error {
 			err := d.Handle(ctx, events)

@@ -24,7 +24,7 @@ func (f *follower) run(ctx context.Context, after int64, handle func(ctx context
 	c, err := consumer.New(consumer.Config{
 		Service: name, Types: app.Types(), Handle: handle,
 		Start:    func(context.Context) (int64, error) { return after, nil },
-		Incident: f.chassis.Incidents.Report, Store: f.chassis.Store, NC: f.chassis.NC, JS: f.chassis.JS, Letters: f.chassis.Letters(), Log: f.chassis.Log, Meter: f.chassis.Tel.Meter("hodei.dev/eventing"),
+		Incident: f.chassis.Incidents.Report, Store: f.chassis.Store, NC: f.chassis.NC, JS: f.chassis.JS, Replicas: f.chassis.Replicas, Letters: f.chassis.Letters(), Log: f.chassis.Log, Meter: f.chassis.Tel.Meter("hodei.dev/eventing"),
 	})
 	if err != nil {
 		return fmt.Errorf("make the consumer: %w", err)

@@ -16,7 +16,7 @@ import (
 func newProjection(c *chassis.Chassis) (*projection.Projection, error) {
 	return projection.New(projection.Config{
 		Service: c.Name, Schema: postgres.Schema, Types: catalogue.Consumed(c.Name), Apply: postgres.Apply, Reset: postgres.Reset,
-		Pool: c.Store.Pool(), Store: c.Store, NC: c.NC, JS: c.JS, Letters: c.Letters(), Incident: c.Incidents.Report, Log: c.Log, Meter: c.Tel.Meter("hodei.dev/eventing"),
+		Pool: c.Store.Pool(), Store: c.Store, NC: c.NC, JS: c.JS, Replicas: c.Replicas, Letters: c.Letters(), Incident: c.Incidents.Report, Log: c.Log, Meter: c.Tel.Meter("hodei.dev/eventing"),
 	})
 }
 

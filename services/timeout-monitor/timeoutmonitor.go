@@ -110,7 +110,7 @@ func (a *active) run(ctx context.Context) error {
 			}
 			return err
 		},
-		Pool: c.Store.Pool(), Store: c.Store, NC: c.NC, JS: c.JS, Letters: c.Letters(), Incident: c.Incidents.Report, Log: c.Log, Meter: c.Tel.Meter("hodei.dev/eventing"),
+		Pool: c.Store.Pool(), Store: c.Store, NC: c.NC, JS: c.JS, Replicas: c.Replicas, Letters: c.Letters(), Incident: c.Incidents.Report, Log: c.Log, Meter: c.Tel.Meter("hodei.dev/eventing"),
 	})
 	if err != nil {
 		return fmt.Errorf("make the projection: %w", err)

@@ -80,6 +80,9 @@ type Config struct {
 	// NC and JS are one connection, and JetStream on it. Required.
 	NC *nats.Conn
 	JS jetstream.JetStream
+	// Replicas is on how many servers its dead-letter stream is kept where it makes it
+	// again. Default 1.
+	Replicas int
 	// MaxBatch bounds the events of one call of Handle. Default 500.
 	MaxBatch int
 	// Gather is the least time between two batches: what comes sooner after the last
@@ -161,6 +164,7 @@ func New(cfg Config) (*Consumer, error) {
 		return nil, fault.New(fault.Invalid, "consumer needs a service, start, handle, store, connection and JetStream")
 	}
 	setDefault(&cfg.Name, cfg.Service)
+	setDefault(&cfg.Replicas, 1)
 	setDefault(&cfg.MaxBatch, 500)
 	setDefault(&cfg.Attempts, 5)
 	setDefault(&cfg.RetryDelay, 200*time.Millisecond)

@@ -21,6 +21,7 @@ import (
 	"hodei.dev/libs/eventing/deadletter"
 	"hodei.dev/libs/eventing/event"
 	"hodei.dev/libs/eventing/eventingtest"
+	"hodei.dev/libs/eventing/store"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m, eventingtest.ServersGoroutines()...) }
@@ -208,25 +209,53 @@ func TestSurvivesTheLossOfALeader(t *testing.T) {
 }
 
 func TestTransientErrorsAreRetriedForEver(t *testing.T) {
-	w := newWorld(t)
-	w.relay(0)
-	tries := 0
-	s := &sink{fail: func(e event.Event) error {
-		if e.Position == 7 {
-			if tries++; tries < 7 {
-				return fmt.Errorf("write: %w", fault.New(fault.Unavailable, "away"))
+	for name, err := range map[string]error{
+		"something is away":     fault.New(fault.Unavailable, "away"),
+		"somebody was quicker":  &store.ConflictError{Stream: event.Stream{Type: "job", ID: "j"}, Expected: 3, Actual: 4},
+		"somebody was first":    &store.ConflictError{Stream: event.Stream{Type: "job", ID: "j"}, Actual: 1},
+		"time ends for a while": context.DeadlineExceeded,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.relay(0)
+			tries := 0
+			s := &sink{fail: func(e event.Event) error {
+				if e.Position == 7 {
+					if tries++; tries < 7 {
+						return fmt.Errorf("write: %w", err)
+					}
+				}
+				return nil
+			}}
+			cfg := w.config(s)
+			cfg.Attempts = 2
+			w.add(20)
+			w.consume(cfg)
+			s.got(t, w.want(0))
+			if n, err := deadletter.Count(t.Context(), w.js); err != nil || n["tester"] != 0 {
+				t.Fatal(n, err)
 			}
-		}
-		return nil
-	}}
-	cfg := w.config(s)
-	cfg.Attempts = 2
-	w.add(20)
-	w.consume(cfg)
-	s.got(t, w.want(0))
-	if n, err := deadletter.Count(t.Context(), w.js); err != nil || n["tester"] != 0 {
-		t.Fatal(n, err)
+		})
 	}
+}
+
+// Who makes the dead-letter stream again makes it as the service had it.
+func TestALostDeadLetterStreamComesBackWithItsReplicas(t *testing.T) {
+	servers := eventingtest.Cluster(t, 3)
+	w := worldOn(t, servers.Conn(), 3)
+	w.relay(0)
+	name := bus.DeadLetterStream("tester")
+	if err := w.js.DeleteStream(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+	cfg := w.config(&sink{fail: func(event.Event) error { return consumer.Permanent(errors.New("never")) }})
+	cfg.Replicas = 3
+	w.consume(cfg)
+	w.add(1)
+	eventingtest.Eventually(t, "the letter in a stream of three servers", func() bool {
+		s, err := w.js.Stream(t.Context(), name)
+		return err == nil && s.CachedInfo().State.Msgs == 1 && s.CachedInfo().Config.Replicas == 3
+	})
 }
 
 func TestAPoisonedEventIsDeadLetteredAndTheRestGoesOn(t *testing.T) {

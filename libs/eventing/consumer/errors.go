@@ -49,13 +49,18 @@ func isStop(err error) bool {
 	return errors.As(err, &s)
 }
 
-// Transient reports whether err says that something else is away and not that
-// the event is bad: it is retried for ever, because the next event would fail the
-// same way. That is fault.Unavailable, an end of time, a lost or refused
-// connection, and Postgres's own classes of the kind.
+// Transient reports whether err says that something else is away, or was quicker,
+// and not that the event is bad: it is retried for ever. That is fault.Unavailable,
+// an end of time, a lost or refused connection, Postgres's own classes of the kind,
+// and a [*store.ConflictError]: whoever handles the event again reads the stream
+// anew and decides on what it is now. Any other fault.Conflict is judged as any
+// other error.
 func Transient(err error) bool {
 	if err == nil || IsPermanent(err) || isStop(err) {
 		return false
+	}
+	if _, conflict := errors.AsType[*store.ConflictError](err); conflict {
+		return true
 	}
 	for _, target := range []error{
 		fault.Unavailable, context.DeadlineExceeded, context.Canceled,

@@ -148,7 +148,7 @@ func (c *Consumer) post(ctx context.Context, id string, l deadletter.Letter) err
 		defer cancel()
 		err := deadletter.Publish(ask, c.cfg.NC, c.cfg.JS, id, l)
 		if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders) {
-			if err := bus.Ensure(ask, c.cfg.JS, c.cfg.Service, 1); err != nil {
+			if err := bus.Ensure(ask, c.cfg.JS, c.cfg.Service, c.cfg.Replicas); err != nil {
 				return err
 			}
 			err = deadletter.Publish(ask, c.cfg.NC, c.cfg.JS, id, l)

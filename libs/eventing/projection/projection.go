@@ -89,6 +89,8 @@ type Config struct {
 	JS jetstream.JetStream
 	// Letters: see consumer.Config; with them replays and discards unpark. May be nil.
 	Letters consumer.Letters
+	// Replicas: see consumer.Config.
+	Replicas int
 	// Gather: see consumer.Config; by so much may queries be behind at most because
 	// of it. Default 50 ms; negative = 0.
 	Gather time.Duration
@@ -143,7 +145,7 @@ func New(cfg Config) (*Projection, error) {
 	}
 	var err error
 	p.consumer, err = consumer.New(consumer.Config{
-		Service: cfg.Service, Name: cfg.Name, Types: cfg.Types, Store: cfg.Store, NC: cfg.NC, JS: cfg.JS,
+		Service: cfg.Service, Name: cfg.Name, Types: cfg.Types, Store: cfg.Store, NC: cfg.NC, JS: cfg.JS, Replicas: cfg.Replicas,
 		Start: p.load, Handle: p.handle, DeadLettered: p.park, Checkpoint: p.checkpoint,
 		Letters: cfg.Letters, Settle: p.decide,
 		Gather: max(cfg.Gather, 0), MaxBatch: cfg.MaxBatch, Attempts: cfg.Attempts, RetryDelay: cfg.RetryDelay, ProbeInterval: cfg.ProbeInterval,

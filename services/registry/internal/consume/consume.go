@@ -38,7 +38,7 @@ func Reactions(c *chassis.Chassis, a *app.App) (*consumer.Consumer, error) {
 			return nil // the position is saved by Checkpoint: seeing an event again changes nothing
 		},
 		DeadLettered: func(ctx context.Context, e event.Event, _ error) error { return save(ctx, e.Position) },
-		Checkpoint:   save, Store: c.Store, NC: c.NC, JS: c.JS, Letters: c.Letters(), Incident: c.Incidents.Report, Log: c.Log, Meter: c.Tel.Meter(meter),
+		Checkpoint:   save, Store: c.Store, NC: c.NC, JS: c.JS, Replicas: c.Replicas, Letters: c.Letters(), Incident: c.Incidents.Report, Log: c.Log, Meter: c.Tel.Meter(meter),
 	})
 }
 
@@ -49,7 +49,7 @@ func Workers(c *chassis.Chassis, list *postgres.Workers) (*projection.Projection
 		Apply: func(ctx context.Context, tx pgx.Tx, events []event.Event) error {
 			return list.Apply(ctx, tx, events)
 		},
-		Reset: list.Reset, Pool: c.Store.Pool(), Store: c.Store, NC: c.NC, JS: c.JS, Letters: c.Letters(), Incident: c.Incidents.Report, Log: c.Log, Meter: c.Tel.Meter(meter),
+		Reset: list.Reset, Pool: c.Store.Pool(), Store: c.Store, NC: c.NC, JS: c.JS, Replicas: c.Replicas, Letters: c.Letters(), Incident: c.Incidents.Report, Log: c.Log, Meter: c.Tel.Meter(meter),
 	})
 }
 

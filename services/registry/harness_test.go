@@ -88,7 +88,7 @@ func newWorld(tb testing.TB) *world {
 }
 
 // start runs a registry until its stop is called, or the test ends.
-func (w *world) start() *replica {
+func (w *world) start(change ...func(*registry.Config)) *replica {
 	w.t.Helper()
 	cfg := registry.Default()
 	cfg.PostgresURL, cfg.NATSURL = w.url, w.nats.URL()
@@ -98,6 +98,9 @@ func (w *world) start() *replica {
 	}
 	w.t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	cfg.Listen, cfg.AgentListen = "unix://"+filepath.Join(dir, "rpc"), "unix://"+filepath.Join(dir, "agents")
+	for _, f := range change {
+		f(&cfg)
+	}
 	if err := cfg.Validate(); err != nil {
 		w.t.Fatal(err)
 	}

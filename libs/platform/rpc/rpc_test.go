@@ -314,6 +314,52 @@ func TestStopEndsOpenStreams(t *testing.T) {
 	}
 }
 
+// TestStopWhileAPeerConnects: one that is cut off before its first word keeps no server
+// from stopping, and no other client from hearing of it.
+func TestStopWhileAPeerConnects(t *testing.T) {
+	s, err := rpc.NewServer(rpc.Options{Listen: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := make(chan struct{})
+	s.GRPC().RegisterService(&desc, &handler{stream: func(ss grpc.ServerStream) error {
+		close(in)
+		<-ss.Context().Done()
+		return ss.Context().Err()
+	}})
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	conn, err := rpc.Dial(s.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	open := watch(t.Context(), t, conn)
+	<-in
+	mute, err := net.Dial("tcp", s.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	if _, err := io.ReadFull(mute, make([]byte, 9)); err != nil { // its settings: it waits for ours
+		t.Fatal(err)
+	}
+	stop()
+	if err := open.RecvMsg(&wrapperspb.StringValue{}); !errors.Is(err, fault.Unavailable) {
+		t.Errorf("the client hears %v", err)
+	}
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(15 * time.Second):
+		mute.Close()
+		t.Errorf("the server does not stop before its peer is gone: %v", <-done)
+	}
+}
+
 func TestHealthAndReflection(t *testing.T) {
 	s, conn, _ := startServer(t, rpc.Options{}, &handler{answer: ok})
 	ask := func() healthpb.HealthCheckResponse_ServingStatus {

@@ -34,7 +34,8 @@ type Options struct {
 	// MaxRecvBytes is the largest request message. Default 4 MiB.
 	MaxRecvBytes int
 	// Drain is how long calls in flight may take to end once the server stops, before
-	// their connections are closed. The contexts of streams end at once. Default 2s.
+	// their connections are closed; where a peer is just connecting, as long as that may
+	// take (5s) if that is longer. The contexts of streams end at once. Default 2s.
 	Drain time.Duration
 	// Translate makes errors of the technologies behind the server faults, before they
 	// cross the wire. Default: none.
@@ -53,6 +54,11 @@ type Server struct {
 	log      *slog.Logger
 	stop     context.CancelFunc
 }
+
+// handshakeTimeout bounds the handshake of HTTP/2, as it does at clients that [Dial]
+// makes. A stop waits for those that are under way, and a peer that is cut off ends
+// none.
+const handshakeTimeout = 5 * time.Second
 
 // NewServer makes a server and listens, so that its address is known and taken; it
 // serves once Run is called. It fails where the address is malformed or in use. A
@@ -87,6 +93,7 @@ func NewServer(o Options) (*Server, error) {
 		grpc.MaxRecvMsgSize(o.MaxRecvBytes),
 		// Clients may ping every 10 s, with a margin for a busy machine's timers.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.ConnectionTimeout(handshakeTimeout),
 		// A peer that vanished without a word is noticed, so that its stream ends.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
 	}

@@ -51,6 +51,11 @@ func (e Events) Head() int64 { return e.Base + int64(e.Last) }
 // Start is the position of the first message that is still there.
 func (e Events) Start() int64 { return e.Base + int64(e.First) }
 
+// OtherThan tells whether e is of another stream than before, or of one whose positions were moved.
+func (e Events) OtherThan(before Events) bool {
+	return !e.Created.Equal(before.Created) || e.Base != before.Base
+}
+
 // ErrNoBase says that a stream of the events stream's name has no base in its
 // metadata: somebody else than the relay made it.
 var ErrNoBase = fault.New(fault.Precondition, "stream %s has no base in its metadata", EventsStream).

@@ -134,7 +134,7 @@ func (s *session) open(ctx context.Context) error {
 			if err := c.supply(ctx, s.stream.Start()-1, "the stream no longer has what comes next"); err != nil {
 				return err
 			}
-			if s.stream, err = c.lookup(s.connected); err != nil {
+			if err := s.lookAgain(); err != nil {
 				return err
 			}
 		}
@@ -142,7 +142,7 @@ func (s *session) open(ctx context.Context) error {
 			return err
 		}
 		// What expired while the consumer was made would be skipped without a word.
-		if s.stream, err = c.lookup(s.connected); err != nil {
+		if err := s.lookAgain(); err != nil {
 			return err
 		}
 		if c.position+1 >= s.stream.Start() {
@@ -156,6 +156,20 @@ func (c *Consumer) lookup(ctx context.Context) (bus.Events, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	return bus.LookupEvents(ctx, c.cfg.JS)
+}
+
+// lookAgain is an error where the stream is not the one that was looked at before: by its base
+// the durable may begin too late, and nobody has asked whether the log agrees with it.
+func (s *session) lookAgain() error {
+	now, err := s.c.lookup(s.connected)
+	if err != nil {
+		return err
+	}
+	if now.OtherThan(s.stream) {
+		return errOtherStream
+	}
+	s.stream = now
+	return nil
 }
 
 // makeConsumer replaces the durable by one at the position, whatever its floor says.

@@ -67,7 +67,7 @@ type trust struct {
 // it: between its last look and its end something may have been skipped.
 func (s *session) begin(ctx context.Context) error {
 	c, t := s.c, &s.c.trust
-	if c.types != nil && t.made != nil && (t.broken || !s.stream.Created.Equal(t.stream.Created) || s.stream.Start() > t.after+1 || lostInside(t.stream, s.stream)) {
+	if c.types != nil && t.made != nil && (t.broken || s.stream.OtherThan(t.stream) || s.stream.Start() > t.after+1 || lostInside(t.stream, s.stream)) {
 		if err := s.recount(ctx); err != nil {
 			return err
 		}
@@ -99,7 +99,7 @@ func (s *session) whole(ctx context.Context, m message, meta *jetstream.MsgMetad
 		if err != nil {
 			return err
 		}
-		gone = !now.Created.Equal(t.stream.Created) || now.Start() > s.received+1 || lostInside(t.stream, now)
+		gone = now.OtherThan(t.stream) || now.Start() > s.received+1 || lostInside(t.stream, now)
 	}
 	if !gone {
 		return nil
@@ -158,7 +158,7 @@ func (s *session) audit(ctx context.Context, now time.Time) error {
 		return err
 	case err != nil:
 		return nil
-	case !stream.Created.Equal(t.stream.Created), stream.Base != t.stream.Base:
+	case stream.OtherThan(t.stream):
 		changed = errOtherStream
 	}
 	if c.types != nil && (changed != nil || stream.Start() > t.after+1 || lostInside(t.stream, stream)) {

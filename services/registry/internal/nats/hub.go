@@ -207,7 +207,7 @@ func (h *Hub) listen(ctx context.Context, run *hubRun) error {
 		case err := <-doubt:
 			return fmt.Errorf("receive: %w", err)
 		case <-tick.C:
-			if now, err := bus.LookupEvents(ctx, h.js); err == nil && (!now.Created.Equal(stream.Created) || now.Base != stream.Base) {
+			if now, err := bus.LookupEvents(ctx, h.js); err == nil && now.OtherThan(stream) {
 				return errOtherStream
 			}
 		}

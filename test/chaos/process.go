@@ -20,8 +20,9 @@ type process struct {
 	mu      sync.Mutex // guards what follows
 	cmd     *exec.Cmd
 	exited  chan struct{}
-	asked   bool     // we have ended it
-	strange []string // ends that nobody asked for
+	asked   bool      // we have ended it
+	killed  *exec.Cmd // the last one that was ended with SIGKILL
+	strange []string  // ends that nobody asked for
 }
 
 // start starts it where it does not run.
@@ -80,7 +81,7 @@ func (p *process) signal(sig syscall.Signal) {
 // kill ends it with SIGKILL.
 func (p *process) kill() {
 	p.mu.Lock()
-	p.asked = true
+	p.asked, p.killed = true, p.cmd
 	exited, runs := p.exited, p.running()
 	if runs {
 		_ = p.cmd.Process.Kill() // it may have just ended
@@ -91,7 +92,7 @@ func (p *process) kill() {
 	}
 }
 
-// stop ends it with SIGTERM; it has to exit with 0 in time.
+// stop ends it with SIGTERM; it has to exit with 0 in time, unless another fault kills it meanwhile.
 func (p *process) stop(within time.Duration) error {
 	p.mu.Lock()
 	if !p.running() {
@@ -99,8 +100,8 @@ func (p *process) stop(within time.Duration) error {
 		return nil
 	}
 	p.asked = true
-	exited := p.exited
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have just ended
+	cmd, exited := p.cmd, p.exited
+	_ = cmd.Process.Signal(syscall.SIGTERM) // it may have just ended
 	p.mu.Unlock()
 	select {
 	case <-exited:
@@ -108,7 +109,9 @@ func (p *process) stop(within time.Duration) error {
 		p.kill()
 		return fmt.Errorf("%s does not stop within %s: %s", p.name, within, lastLine(p.log))
 	}
-	if code := p.cmd.ProcessState.ExitCode(); code != 0 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if code := cmd.ProcessState.ExitCode(); code != 0 && p.killed != cmd {
 		return fmt.Errorf("%s exits with %d after SIGTERM: %s", p.name, code, lastLine(p.log))
 	}
 	return nil

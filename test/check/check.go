@@ -85,6 +85,7 @@ func Log(events []event.Event, atRest bool) Report {
 func foldLog(r *Report, log []event.Event, atRest bool) *fold {
 	r.Events, r.JobStates, r.WorkerStates = len(log), map[job.State]int{}, map[string]worker.State{}
 	f := newFold(r)
+	f.settle(log)
 	for i, e := range log {
 		f.position(i, e)
 		f.envelope(e)

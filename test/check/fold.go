@@ -14,9 +14,12 @@ import (
 
 // fold is the log, folded from zero, with what was wrong on the way.
 type fold struct {
-	r         *Report
-	ids       map[string]bool
-	versions  map[string]int
+	r        *Report
+	ids      map[string]bool
+	versions map[string]int
+	// projected are the versions of what projections have: without what was discarded.
+	projected map[string]int
+	settled   map[string]settlement
 	jobs      map[string]job.Job
 	workers   map[string]worker.Worker
 	circuits  map[string]circuit.Circuit
@@ -25,8 +28,8 @@ type fold struct {
 
 func newFold(r *Report) *fold {
 	return &fold{
-		r: r, ids: map[string]bool{}, versions: map[string]int{}, jobs: map[string]job.Job{}, workers: map[string]worker.Worker{},
-		circuits: map[string]circuit.Circuit{}, terminals: map[string]int{},
+		r: r, ids: map[string]bool{}, versions: map[string]int{}, projected: map[string]int{}, settled: map[string]settlement{},
+		jobs: map[string]job.Job{}, workers: map[string]worker.Worker{}, circuits: map[string]circuit.Circuit{}, terminals: map[string]int{},
 	}
 }
 
@@ -74,10 +77,17 @@ func (f *fold) envelope(e event.Event) {
 // apply folds one event and checks the step that it makes.
 func (f *fold) apply(e event.Event) {
 	fact, err := catalogue.Decode(e.Type, e.Version, e.Data)
+	if s, ok := f.settled[e.ID]; err != nil && ok {
+		if s.discarded {
+			return
+		}
+		fact, err = catalogue.Decode(e.Type, e.Version, s.edited)
+	}
 	if err != nil {
 		f.r.add("log: position %d: %v", e.Position, err)
 		return
 	}
+	f.projected[e.Stream.ID] = e.StreamVersion
 	switch own := fact.(type) {
 	case job.Event:
 		before := f.jobs[e.Stream.ID]

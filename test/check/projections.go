@@ -101,9 +101,9 @@ func checkJobs(ctx context.Context, db *pgx.Conn, f *fold, atRest bool) error {
 	_, err = pgx.ForEachRow(rows, []any{&id, &state, &attempt, &version, &workerID, &reason}, func() error {
 		n++
 		j, ok := f.jobs[id]
-		if !ok || atRest && (string(j.State) != state || j.Attempt != attempt || f.versions[id] != version || j.WorkerID != workerID || j.Reason != reason) {
+		if !ok || atRest && (string(j.State) != state || j.Attempt != attempt || f.projected[id] != version || j.WorkerID != workerID || j.Reason != reason) {
 			f.r.add("scheduler.jobs: %s is %s v%d, attempt %d on worker %q (%s); its events say %s v%d, attempt %d on %q (%s)",
-				id, state, version, attempt, workerID, reason, j.State, f.versions[id], j.Attempt, j.WorkerID, j.Reason)
+				id, state, version, attempt, workerID, reason, j.State, f.projected[id], j.Attempt, j.WorkerID, j.Reason)
 		}
 		return nil
 	})
@@ -139,8 +139,8 @@ func checkWorkers(ctx context.Context, db *pgx.Conn, f *fold, atRest bool) error
 	var version int
 	_, err = pgx.ForEachRow(rows, []any{&id, &state, &version}, func() error {
 		n++
-		if w, ok := f.workers[id]; !ok || atRest && (string(w.State) != state || f.versions[id] != version) {
-			f.r.add("registry.workers: %s is %s v%d, its events say %s v%d", id, state, version, w.State, f.versions[id])
+		if w, ok := f.workers[id]; !ok || atRest && (string(w.State) != state || f.projected[id] != version) {
+			f.r.add("registry.workers: %s is %s v%d, its events say %s v%d", id, state, version, w.State, f.projected[id])
 		}
 		return nil
 	})

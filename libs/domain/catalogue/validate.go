@@ -65,7 +65,7 @@ func kindOf(t reflect.Type) string {
 	case reflect.String:
 		return "string"
 	case reflect.Slice, reflect.Array:
-		return "array"
+		return "list"
 	case reflect.Map, reflect.Struct:
 		return "object"
 	default:

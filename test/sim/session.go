@@ -166,6 +166,9 @@ func (s *session) reconcile(t *task, held core.Held) error {
 				if err := s.load(t, ""); err != nil {
 					return err
 				}
+				if s.worker.Epoch > s.epoch {
+					return errSuperseded
+				}
 				continue
 			}
 			if err != nil {

@@ -62,7 +62,7 @@ func (a *App) Attach(ctx context.Context, workerID string, epoch int64, replica 
 			return nil, err
 		}
 		if at.Superseded() {
-			return nil, fault.New(fault.Precondition, "worker %s has a newer session", workerID).WithCode("SUPERSEDED", "")
+			return nil, superseded(workerID)
 		}
 		if at.Going() || at.worker.Epoch == epoch {
 			return at, nil
@@ -79,6 +79,10 @@ func (a *App) Attach(ctx context.Context, workerID string, epoch int64, replica 
 		return nil, fmt.Errorf("attach worker %s: %w", workerID, err)
 	}
 	return at, nil
+}
+
+func superseded(workerID string) error {
+	return fault.New(fault.Precondition, "worker %s has a newer session", workerID).WithCode("SUPERSEDED", "")
 }
 
 // changeWorker appends facts of the session's own worker and remembers them.
@@ -123,7 +127,9 @@ func (a *App) refresh(ctx context.Context, at *Attachment, jobID string) (err er
 }
 
 // Reconcile compares what the agent has with the log and returns what to tell
-// it. An attempt that is proven dead is ended, with its worker's release.
+// it. An attempt that is proven dead is ended, with its worker's release. What an
+// agent said to a session that has been superseded proves nothing: that is a
+// fault.Precondition.
 func (a *App) Reconcile(ctx context.Context, at *Attachment, held core.Held) (core.Plan, error) {
 	var err error
 	for range rounds {
@@ -154,6 +160,9 @@ func (a *App) Reconcile(ctx context.Context, at *Attachment, held core.Held) (co
 		}
 		if at.worker, err = a.loadWorker(ctx, at.WorkerID); err != nil {
 			return core.Plan{}, err
+		}
+		if at.Superseded() { // what the agent has now it says to the newer one
+			return core.Plan{}, superseded(at.WorkerID)
 		}
 	}
 	return core.Plan{}, err

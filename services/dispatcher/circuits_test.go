@@ -54,6 +54,42 @@ func TestPathCircuit(t *testing.T) {
 	}
 }
 
+// TestIncidents: each has a correlation id of its own; what caused the next is the end
+// of the one before.
+func TestIncidents(t *testing.T) {
+	w := newWorld(t)
+	w.replica = "r1"
+	w.register(3, 0)
+	for range 3 {
+		w.idle()
+	}
+	meta, c := w.meta("dispatcher"), circuit.Circuit{Guarded: circuit.Guarded{Kind: circuit.Path, Subject: "r1", Name: "r1"}}
+	c.ID = c.Guarded.ID()
+	record := func(facts []circuit.Event, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		change, err := aggregate.CircuitChange(c, meta, facts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.append(change)
+		c = w.circuit("r1")
+	}
+	record(c.Open(c.Guarded, 3, "away", time.Now(), circuit.Policy{FirstPause: time.Second}))
+	record(c.Close("back"))
+	w.dispatcher()
+	for range 3 {
+		w.queue(nil)
+	}
+	eventingtest.Eventually(t, "an open circuit", func() bool { return w.circuit("r1").State == circuit.StateOpen })
+	events := w.events(aggregate.CircuitStream(c.ID))
+	if next := events[2]; next.CorrelationID == meta.CorrelationID || next.CausationID != events[1].ID {
+		t.Errorf("the second incident: %+v", next.Meta)
+	}
+}
+
 // TestPathComesBack: the registry was killed and another process is there: the first
 // agent that connects has its workers used, and nothing is left of the old path.
 func TestPathComesBack(t *testing.T) {

@@ -163,7 +163,8 @@ func (d *Dispatcher) change(ctx context.Context, step core.Step, p probe) (o out
 func (d *Dispatcher) loadCircuit(ctx context.Context, step core.Step) (c circuit.Circuit, meta event.Meta, err error) {
 	err = d.persist(ctx, "read a circuit", func() error {
 		c = circuit.Circuit{ID: step.ID(), Guarded: step.Guarded}
-		meta = event.Meta{Source: service, Actor: "service/" + service, CorrelationID: d.cfg.NewID()}
+		another := event.Meta{Source: service, Actor: "service/" + service, CorrelationID: d.cfg.NewID()}
+		meta = another
 		events, err := d.cfg.Log.Load(ctx, aggregate.CircuitStream(c.ID), 0)
 		if err != nil {
 			return fmt.Errorf("load the circuit of %s %s: %w", step.Kind, step.Name, err)
@@ -172,8 +173,9 @@ func (d *Dispatcher) loadCircuit(ctx context.Context, step core.Step) (c circuit
 			if c, err = aggregate.EvolveCircuit(c, e); err != nil {
 				return err
 			}
-			if meta.CausationID = e.ID; !c.State.Settled() {
-				meta = e.CausedBy(service)
+			if meta = e.CausedBy(service); c.State.Settled() {
+				meta = another
+				meta.CausationID = e.ID
 			}
 		}
 		return nil

@@ -16,6 +16,7 @@ var mutants = []struct {
 	{"the dispatcher takes a refused or late hand-over for accepted", breakage{ignoresRefusals: true}, nil},
 	{"the dispatcher takes a session that is gone for a refusal", breakage{goneRefuses: true}, []string{crash, crashAtPoint}},
 	{"registry never looks whether a session should not be any more", breakage{noSessionCheck: true}, []string{lostCommand, illProvider}},
+	{"the dispatcher does not hear what a probe of a path finds", breakage{forgetsProbes: true}, []string{lostReply, lostCommand}},
 	{"a failed hand-over does not end its worker", breakage{keepsWorker: true}, nil},
 	{"registry starts attempts that are stale", breakage{startsStale: true}, []string{lateStream, lostReply}},
 	{"registry says START before the log says RUNNING", breakage{startsEarly: true}, nil},

@@ -51,6 +51,7 @@ const (
 	loseResource  = "resource lost"
 	illProvider   = "ill provider"
 	slowProvider  = "slow provider"
+	failProvider  = "failing provider"
 	strayResource = "stray resource"
 )
 
@@ -60,7 +61,7 @@ var restarts = []string{crash, crashAtPoint, rewound, twoActive}
 var anything = []string{
 	crash, crash, crashAtPoint, crashAtPoint, crashAtPoint, pauseService, skewClock, twoActive, logAway, slowDelivery, rewound,
 	lostCommand, lostReply, twiceCommand, lateCommand, lateCommand, lateStream, lateStream, lateHello, lateHello, lostAnswer, lostHeartbeat, cutAgent, cutAgent, stuckAgent, killAgent, killAgent, pauseAgent, pauseAgent,
-	loseResource, illProvider, slowProvider, strayResource,
+	loseResource, illProvider, slowProvider, failProvider, strayResource,
 }
 
 // faultTime is how long things go wrong.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"hodei.dev/libs/domain/catalogue"
+	"hodei.dev/libs/domain/circuit"
 	"hodei.dev/libs/domain/job"
 	"hodei.dev/libs/domain/provider"
 	"hodei.dev/libs/domain/worker"
@@ -53,6 +54,11 @@ func (w *world) dispatch(p *process) {
 // activate takes in all that lives, as of one position.
 func (d *dispatcher) activate() {
 	for _, s := range d.w.log.order {
+		if s.typ == catalogue.Circuit && !s.circuit.State.Settled() {
+			d.state.ObserveCircuit(s.circuit) // before the workers, some of which are probes
+		}
+	}
+	for _, s := range d.w.log.order {
 		switch {
 		case s.typ == catalogue.Provider:
 			d.state.ObserveProvider(s.provider)
@@ -93,6 +99,8 @@ func (d *dispatcher) apply(f fact) {
 		d.state.ApplyWorker(id, own, worker.At{Version: f.StreamVersion, Time: f.Time})
 	case provider.Event:
 		d.state.ApplyProvider(id, own, provider.At{Version: f.StreamVersion, Time: f.Time})
+	case circuit.Event:
+		d.state.ApplyCircuit(own, circuit.At{Version: f.StreamVersion, Time: f.Time})
 	}
 }
 
@@ -111,6 +119,7 @@ func (d *dispatcher) kick(in time.Duration) {
 func (d *dispatcher) decide() {
 	d.kicked = false
 	now := d.clock()
+	d.takeSteps()
 	free := inFlight - d.inFlight
 	if free <= 0 {
 		return
@@ -152,12 +161,25 @@ func (d *dispatcher) begin(now time.Time, decision core.Decision) {
 		switch {
 		case err != nil:
 			d.settleAnew(t, p, time.Second)
-		case p.HandOver && core.LastChance(p.Job) && d.w.net.ping(t, p.Worker.ID, p.Worker.Epoch, lastChancePing).refusal != "":
+		case p.HandOver && !d.worthTheLast(t, p):
 			d.settleAnew(t, p, lastChanceWait)
 		default:
 			d.execute(t, p)
 		}
 	})
+}
+
+// worthTheLast asks the session first where the job cannot lose another attempt.
+func (d *dispatcher) worthTheLast(t *task, p decided) bool {
+	if !core.LastChance(p.Job) {
+		return true
+	}
+	a := d.w.net.ping(t, p.Worker.ID, p.Worker.Epoch, lastChancePing)
+	if a.refusal != "" {
+		d.evidence(p.Worker.ID, p.Worker.Replica, a)
+		d.kick(0)
+	}
+	return a.refusal == ""
 }
 
 func (d *dispatcher) execute(t *task, p decided) {

@@ -21,8 +21,7 @@
 // changes one of those changes its mirror: it is in the file of the same name.
 // The log keeps the promises of store.Store: versions, contiguous positions, an append
 // that is repeated is answered as the first time. The bus is left out: what it may do
-// to a service, that events come late or again, is done to the feeds. Circuits are left
-// out: none opens here.
+// to a service, that events come late or again, is done to the feeds.
 //
 // # What goes wrong
 //

@@ -83,9 +83,11 @@ func (d *dispatcher) handOver(t *task, p decided, cause event.Event) {
 	for conflicts := 0; conflicts < rounds; {
 		d.w.chaos.point(d.process, "before RUN")
 		a := d.w.net.run(t, p.Worker.ID, p.Worker.Epoch, run{job: p.Job.ID, attempt: p.Job.Attempt, workerVersion: p.Worker.Version}, handOverTimeout)
+		d.evidence(p.Worker.ID, p.Worker.Replica, a)
 		if a.refusal == "" || d.w.broken.ignoresRefusals {
 			return
 		}
+		d.kick(0)
 		if a.gone && !d.w.broken.goneRefuses && !going(p.Worker) && d.clock().Before(until) {
 			pause := min(firstResend<<min(tries, 5), lastResend, max(until.Sub(d.clock()), time.Millisecond))
 			tries++

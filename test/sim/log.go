@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"hodei.dev/libs/domain/catalogue"
+	"hodei.dev/libs/domain/circuit"
 	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/domain/job"
 	"hodei.dev/libs/domain/provider"
@@ -38,6 +39,7 @@ type stream struct {
 	job      job.Job
 	worker   worker.Worker
 	provider provider.Provider
+	circuit  circuit.Circuit
 	rejected []job.ResultRejected
 	fate     provisionercore.Fate
 	watch    monitorcore.Watch
@@ -133,7 +135,7 @@ func (l *eventLog) fold(e event.Event, says any) {
 	s, ok := l.streams[e.Stream.ID]
 	if !ok {
 		s = &stream{id: e.Stream.ID, typ: e.Stream.Type, created: e}
-		s.job.ID, s.worker.ID, s.provider.ID = s.id, s.id, s.id
+		s.job.ID, s.worker.ID, s.provider.ID, s.circuit.ID = s.id, s.id, s.id, s.id
 		l.streams[s.id] = s
 		l.order = append(l.order, s)
 	}
@@ -151,6 +153,8 @@ func (l *eventLog) fold(e event.Event, says any) {
 		s.fate.Follow(says, e.Time)
 	case provider.Event:
 		s.provider = s.provider.Evolve(own, provider.At{Version: e.StreamVersion, Time: e.Time})
+	case circuit.Event:
+		s.circuit = s.circuit.Evolve(own, circuit.At{Version: e.StreamVersion, Time: e.Time})
 	}
 	s.job.Version, s.worker.Version, s.provider.Version = e.StreamVersion, e.StreamVersion, e.StreamVersion
 	s.watch = s.watch.Observe(says, monitorcore.At{Version: e.StreamVersion, Time: e.Time, ID: e.ID})

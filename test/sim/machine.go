@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"hodei.dev/libs/domain/fault"
 	"hodei.dev/libs/domain/job"
 
 	"hodei.dev/services/registry/core"
@@ -42,10 +43,17 @@ type jobProcess struct {
 	killed     bool // it did not end by itself
 }
 
-var errIll = errors.New("the provider has an ill day")
+var (
+	errIll   = errors.New("the provider has an ill day")
+	errFails = fault.New(fault.Precondition, "the provider can make nothing")
+)
 
 // create makes the resource of a worker: get or create.
 func (m *machine) create(t *task, workerID string, token func(t *task) (string, error)) error {
+	if m.w.chaos.during(failProvider) {
+		t.sleep(m.w.between(10*time.Millisecond, 500*time.Millisecond))
+		return errFails
+	}
 	ill := m.w.chaos.ill()
 	if ill && m.w.chance(0.5) {
 		t.sleep(m.w.between(10*time.Millisecond, 2*time.Second))

@@ -48,6 +48,9 @@ type answer struct {
 	heard bool
 }
 
+// inVain is the refusal of a session that does not answer at all.
+const inVain = "the worker's session did not answer in time"
+
 func refuse(why string) answer { return answer{refusal: why} }
 
 func (n *network) latency() time.Duration {
@@ -91,7 +94,7 @@ func (n *network) ask(t *task, to address, c command, within time.Duration) answ
 	}
 	a, ok := wait(t, came, within)
 	if !ok {
-		return refuse("the worker's session did not answer in time")
+		return refuse(inVain)
 	}
 	return a
 }

@@ -255,6 +255,7 @@ func (s *session) does(t *task, c command) error {
 func (s *session) said(t *task, m message) error {
 	switch m.kind {
 	case "accepted":
+		s.w.accepted[key{m.job, m.attempt}] = true
 		if s.waitsFor(m.job, m.attempt) {
 			s.answer(answer{})
 		}

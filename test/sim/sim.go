@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"hodei.dev/libs/domain/catalogue"
+	"hodei.dev/libs/domain/circuit"
 	"hodei.dev/libs/domain/job"
 	"hodei.dev/libs/domain/worker"
 	"hodei.dev/libs/eventing/event"
@@ -31,6 +33,8 @@ type Outcome struct {
 	Story string
 	// Jobs, Events and Attempts count; Zombies and Ghosts are what the sweeps repaired.
 	Jobs, Events, Attempts, Zombies, Ghosts int
+	// Paths and Providers are how often a circuit of that kind opened.
+	Paths, Providers int
 	// Waits are, where only services restarted, how long each attempt waited from its
 	// assignment to its start, and from its command's end to the log's: how long a
 	// recovery takes.
@@ -100,7 +104,7 @@ func (w *world) settle(healed, end time.Time, quiet *time.Time) {
 func (w *world) atRest() bool {
 	for _, s := range w.log.order {
 		switch {
-		case s.typ == "job" && !s.terminal, s.typ == "worker" && !s.terminal && s.worker.State != worker.StateReady:
+		case s.typ == "job" && !s.terminal, s.typ == "worker" && !s.terminal && s.worker.State != worker.StateReady, s.cut():
 			return false
 		}
 	}
@@ -121,6 +125,7 @@ func (w *world) judge(plan []Fault) Outcome {
 		v.job(p)
 	}
 	v.leftovers()
+	v.circuits()
 	for _, t := range w.timeouts {
 		if t.calm && t.deadline.Kind == monitor.Assigned {
 			v.wrong("job/%s: it waited for the deadline of ASSIGNED although the dispatcher was there", t.stream)
@@ -128,6 +133,7 @@ func (w *world) judge(plan []Fault) Outcome {
 	}
 	if !slices.ContainsFunc(plan, func(f Fault) bool { return !slices.Contains(restarts, f.Kind) }) {
 		v.recovery()
+		v.nothingLost(plan)
 	}
 	if len(o.Wrong) > 0 {
 		o.Story = w.story(o.Wrong[0])
@@ -233,6 +239,27 @@ func (v *verdict) leftovers() {
 	}
 }
 
+// circuits: a path that works again is known to.
+func (v *verdict) circuits() {
+	for _, s := range v.w.log.order {
+		if s.cut() {
+			v.wrong("circuit/%s: the path through %s is %s", s.id, s.circuit.Subject, s.circuit.State)
+		}
+	}
+	for _, f := range v.w.log.events {
+		if e, ok := f.says.(circuit.Opened); ok && e.Kind == circuit.Path {
+			v.o.Paths++
+		} else if ok {
+			v.o.Providers++
+		}
+	}
+}
+
+// cut tells whether it is the circuit of a path, and not closed.
+func (s *stream) cut() bool {
+	return s.circuit.Kind == circuit.Path && !s.circuit.State.Settled()
+}
+
 // recovery: where only services restarted, nothing waits for a deadline.
 func (v *verdict) recovery() {
 	for _, t := range v.w.timeouts {
@@ -242,17 +269,32 @@ func (v *verdict) recovery() {
 			v.wrong("%s: it waited for the deadline of %s (%s), and only services were restarted", t.stream, t.deadline.State, t.deadline.Kind)
 		}
 	}
-	for _, p := range v.w.jobOrder {
-		for _, a := range v.w.log.get(p.id).job.Attempts {
-			if a.Result != nil && a.Result.Failure != nil && job.CauseOf(a.Result.Failure.Category).Infrastructure {
-				v.wrong("job/%s: attempt %d is lost to the platform (%s), and only services were restarted", p.id, a.Number, a.Result.Failure.Category)
-			}
-		}
-	}
 	for _, run := range v.w.machine.journal {
 		for _, a := range v.w.log.get(run.key.job).job.Attempts {
 			if a.Number == run.key.attempt && !a.FinishedAt.Before(run.end) {
 				v.o.Waits = append(v.o.Waits, a.FinishedAt.Sub(run.end), run.start.Sub(a.AssignedAt))
+			}
+		}
+	}
+}
+
+// nothingLost: where only services restarted, and registry so seldom that it was never
+// away for as long as a hand-over waits, no attempt is lost to the platform, but one that
+// registry had in its hands when it was killed: its dispatcher waits in vain for an answer.
+func (v *verdict) nothingLost(plan []Fault) {
+	away := 0
+	for _, f := range plan {
+		if (f.Kind == crash || f.Kind == crashAtPoint) && f.Who == catalogue.Registry {
+			away++
+		}
+	}
+	if away > 1 {
+		return
+	}
+	for _, p := range v.w.jobOrder {
+		for _, a := range v.w.log.get(p.id).job.Attempts {
+			if a.Result != nil && a.Result.Failure != nil && job.CauseOf(a.Result.Failure.Category).Infrastructure && !strings.Contains(a.Result.Failure.Message, inVain) {
+				v.wrong("job/%s: attempt %d is lost to the platform (%s), and only services were restarted", p.id, a.Number, a.Result.Failure.Category)
 			}
 		}
 	}

@@ -36,8 +36,8 @@ func TestSim(t *testing.T) {
 		}
 	}
 	slices.Sort(sum.waits)
-	t.Logf("%d seeds, %.0f a minute: %d jobs, %d attempts, %d events, %d faults; sweeps found %d zombies and %d ghosts", *seeds,
-		float64(*seeds)/time.Since(began).Minutes(), sum.jobs, sum.attempts, sum.events, sum.faults, sum.zombies, sum.ghosts)
+	t.Logf("%d seeds, %.0f a minute: %d jobs, %d attempts, %d events, %d faults; sweeps found %d zombies and %d ghosts; circuits opened: %d of paths, %d of providers", *seeds,
+		float64(*seeds)/time.Since(began).Minutes(), sum.jobs, sum.attempts, sum.events, sum.faults, sum.zombies, sum.ghosts, sum.paths, sum.providers)
 	if n := len(sum.waits); n > 0 {
 		t.Logf("where only services restarted, an attempt waited for its start, or for the record of its end: p50 %s, p99 %s, at most %s (of %d)",
 			sum.waits[n/2].Round(time.Millisecond), sum.waits[n*99/100].Round(time.Millisecond), sum.waits[n-1].Round(time.Millisecond), n)
@@ -45,8 +45,8 @@ func TestSim(t *testing.T) {
 }
 
 type sum struct {
-	jobs, attempts, events, faults, zombies, ghosts int
-	waits                                           []time.Duration
+	jobs, attempts, events, faults, zombies, ghosts, paths, providers int
+	waits                                                             []time.Duration
 }
 
 func fails(t *testing.T, seed uint64, into *sum) bool {
@@ -54,6 +54,7 @@ func fails(t *testing.T, seed uint64, into *sum) bool {
 	o := Run(seed)
 	if into != nil {
 		into.jobs, into.attempts, into.events, into.faults = into.jobs+o.Jobs, into.attempts+o.Attempts, into.events+o.Events, into.faults+len(o.Plan)
+		into.paths, into.providers = into.paths+o.Paths, into.providers+o.Providers
 		into.zombies, into.ghosts, into.waits = into.zombies+o.Zombies, into.ghosts+o.Ghosts, append(into.waits, o.Waits...)
 	}
 	if len(o.Wrong) == 0 {

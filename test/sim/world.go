@@ -50,15 +50,17 @@ type world struct {
 	elsewhere bool
 	// disturbed is until when the dispatcher could not do its work.
 	disturbed time.Time
-	timeouts  []timeout
-	notes     []note
+	// accepted are the attempts that an agent has said that it takes.
+	accepted map[key]bool
+	timeouts []timeout
+	notes    []note
 }
 
 // breakage breaks the glue on purpose, to show that the checks find it.
 type breakage struct {
 	requeuesUnfenced, ignoresRefusals, keepsWorker, startsStale, startsEarly, agentStartsAlone bool
 	keepsBusy, outlivesLease, destroysAgentOnly, confirmsFirst, numbersByArrival               bool
-	goneRefuses, noSessionCheck                                                                bool
+	goneRefuses, noSessionCheck, forgetsProbes                                                 bool
 }
 
 // planOfJob is what a client asks for and what its command will do.
@@ -110,7 +112,8 @@ func (p *planOfJob) attempt(n int) planOfAttempt {
 type timeout struct {
 	deadline core.Deadline
 	stream   string
-	// calm: the dispatcher was there all the time.
+	// calm: the dispatcher was there all the time, and no agent was cut off, or stopped,
+	// that had accepted.
 	calm bool
 }
 
@@ -124,7 +127,11 @@ type note struct {
 func (w *world) tell(about, text string) { w.notes = append(w.notes, note{w.now, about, text}) }
 
 func (w *world) timeout(d core.Deadline, s *stream) {
-	w.timeouts = append(w.timeouts, timeout{d, s.id, d.Since.After(w.disturbed)})
+	calm := d.Since.After(w.disturbed)
+	if r := w.machine.resources[s.job.WorkerID]; r != nil && w.accepted[key{s.id, s.job.Attempt}] {
+		calm = calm && !w.chaos.cuts[r.worker].After(d.Since) && !r.agent.paused.After(d.Since)
+	}
+	w.timeouts = append(w.timeouts, timeout{d, s.id, calm})
 }
 
 // telemetry carries a heartbeat to the monitor.
@@ -141,7 +148,7 @@ func newWorld(seed uint64, plan []Fault, broken breakage) *world {
 	l := &loop{now: epoch, rng: rand.New(rand.NewPCG(seed, 1))}
 	w := &world{
 		loop: l, seed: seed, broken: broken, elsewhere: seed%3 == 2, running: map[string]*process{}, positions: map[string]int64{}, rows: map[string]*row{},
-		beats: map[string]time.Time{}, jobs: map[string]*planOfJob{},
+		beats: map[string]time.Time{}, jobs: map[string]*planOfJob{}, accepted: map[key]bool{},
 		credentials: credentials{token: map[string]registrycore.Token{}, epoch: map[string]int64{}, connection: map[string]int64{}, beat: map[string]time.Time{}},
 	}
 	w.log, w.net, w.machine = newLog(w), &network{w: w, sessions: map[address]*session{}}, &machine{w: w, resources: map[string]*resource{}}

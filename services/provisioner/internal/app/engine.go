@@ -91,7 +91,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		}()
 	}
 	m := newModel()
-	position, err := m.read(ctx, e.Log)
+	position, err := m.read(ctx, e.Log, e.Logger)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -32,13 +33,20 @@ func newModel() *model {
 // Types are the events that the engine is told.
 func Types() []string { return catalogue.Consumed(catalogue.Provisioner) }
 
-// read fills a model from the log and returns the position that it stands for.
-func (m *model) read(ctx context.Context, log Log) (int64, error) {
+// read fills a model from the log and returns the position that it stands for. An
+// event that cannot be folded is passed over, as it is when it comes by the bus and
+// becomes a dead letter: one aggregate must not keep all others from running.
+func (m *model) read(ctx context.Context, log Log, logger *slog.Logger) (int64, error) {
 	position, err := log.Snapshot(ctx, store.SnapshotOptions{
 		StreamTypes: []string{catalogue.Worker, catalogue.Provider, catalogue.Circuit},
 		EventTypes: append(Types(), worker.Provisioned{}.EventType(), provider.HealthChanged{}.EventType(),
 			provider.AlertRaised{}.EventType(), provider.AlertCleared{}.EventType()),
-	}, m.apply)
+	}, func(e event.Event) error {
+		if err := m.apply(e); err != nil {
+			logger.ErrorContext(ctx, "an event cannot be read and is passed over", "position", e.Position, "type", e.Type, "aggregate", e.Stream.String(), "error", err)
+		}
+		return nil
+	})
 	if err != nil {
 		return 0, fmt.Errorf("read the live workers and the providers: %w", err)
 	}

@@ -240,7 +240,7 @@ func (p *Providers) model(ctx context.Context) (*model, error) {
 		return m, nil
 	}
 	m := newModel()
-	_, err := m.read(ctx, p.Log)
+	_, err := m.read(ctx, p.Log, p.Engine.Logger)
 	return m, err
 }
 

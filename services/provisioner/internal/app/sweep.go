@@ -98,7 +98,7 @@ func (e *Engine) stopWorkers(ctx context.Context) {
 	defer cancel()
 	for round := 0; ; round++ {
 		m := newModel()
-		_, err := m.read(ctx, e.Log)
+		_, err := m.read(ctx, e.Log, e.Logger)
 		left := 0
 		if err == nil {
 			left, err = e.stopAll(ctx, m)

@@ -18,6 +18,7 @@ import (
 	"hodei.dev/libs/eventing/event"
 	"hodei.dev/libs/eventing/eventingtest"
 	"hodei.dev/libs/service/letters"
+	"hodei.dev/libs/service/servicetest"
 	auditv1 "hodei.dev/proto/hodei/audit/v1"
 )
 
@@ -49,7 +50,7 @@ func (w *world) startReactor(r *reactor) {
 		w.t.Fatal(err)
 	}
 	c, err := consumer.New(consumer.Config{
-		Service: "dispatcher", Types: []string{"JobQueued"}, Store: w.store, NC: nc, JS: js, Log: quiet(), Letters: letters.New(w.store, "dispatcher"),
+		Service: "dispatcher", Types: []string{"JobQueued"}, Store: w.store, NC: nc, JS: js, Log: servicetest.Quiet(), Letters: letters.New(w.store, "dispatcher"),
 		Start: func(context.Context) (int64, error) { return head, nil }, // a snapshot
 		Handle: func(_ context.Context, events []event.Event) error {
 			if !r.fixed.Load() {
@@ -64,7 +65,7 @@ func (w *world) startReactor(r *reactor) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	r.stop = background(w.t, "reactor", c.Run)
+	r.stop = servicetest.Background(w.t, "reactor", c.Run)
 }
 
 // dead lists the letters once there are n open ones.

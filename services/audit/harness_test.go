@@ -2,24 +2,19 @@ package audit_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"hodei.dev/libs/domain/job"
-	"hodei.dev/libs/eventing/bus"
 	"hodei.dev/libs/eventing/event"
 	"hodei.dev/libs/eventing/eventingtest"
-	"hodei.dev/libs/eventing/relay"
 	"hodei.dev/libs/eventing/store"
 	"hodei.dev/libs/platform/process"
-	"hodei.dev/libs/platform/rpc"
-	"hodei.dev/libs/platform/telemetry"
 	"hodei.dev/libs/service/aggregate"
+	"hodei.dev/libs/service/servicetest"
 	auditv1 "hodei.dev/proto/hodei/audit/v1"
 	platformv1 "hodei.dev/proto/hodei/platform/v1"
 	"hodei.dev/services/audit"
@@ -43,27 +38,12 @@ type world struct {
 
 func newWorld(tb testing.TB) *world {
 	tb.Helper()
-	w := &world{t: tb, url: eventingtest.Postgres(tb), nats: eventingtest.NATS(tb)}
-	cfg := audit.Default()
-	cfg.PostgresURL = w.url
-	if err := audit.Migrate(tb.Context(), cfg); err != nil {
-		tb.Fatal(err)
-	}
-	nc := w.nats.Conn()
-	var err error
-	w.store, err = store.Open(tb.Context(), store.Config{URL: w.url, OnCommit: bus.Nudger(nc), Log: quiet()})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(w.store.Close)
-	r, err := relay.New(relay.Config{
-		Store: w.store, NC: nc, JS: eventingtest.JetStream(tb, nc), DeadLetters: noLetters{tb},
-		Base: func(context.Context) (int64, error) { return 0, nil }, Log: quiet(),
+	g := servicetest.New(tb, func(ctx context.Context, url string) error {
+		cfg := audit.Default()
+		cfg.PostgresURL = url
+		return audit.Migrate(ctx, cfg)
 	})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	background(tb, "relay", r.Run)
+	w := &world{t: tb, url: g.URL, nats: g.NATS, store: g.Store}
 	w.start()
 	return w
 }
@@ -73,58 +53,12 @@ func (w *world) start() {
 	w.t.Helper()
 	cfg := audit.Default()
 	cfg.PostgresURL, cfg.NATSURL = w.url, w.nats.URL()
-	dir, err := os.MkdirTemp("", "a") // t.TempDir may be too long for a socket
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	cfg.Listen = "unix://" + filepath.Join(dir, "rpc")
-	tel, err := telemetry.Setup(w.t.Context(), telemetry.Options{Service: "audit", LogLevel: "error", LogWriter: w.t.Output()})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	health := process.NewHealth(nil)
-	env := process.Env{Log: tel.Log, Tel: tel, Health: health, Version: "test"}
-	w.stop = background(w.t, "audit", func(ctx context.Context) error { return audit.Run(ctx, cfg, env) })
-	eventingtest.Eventually(w.t, "the audit", func() bool { ready, _ := health.Ready(); return ready })
-	conn, err := rpc.Dial(cfg.Listen)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { _ = conn.Close() })
+	cfg.Listen = "unix://" + filepath.Join(servicetest.SocketDir(w.t), "rpc")
+	w.stop = servicetest.Start(w.t, "audit", "error", func(ctx context.Context, env process.Env) error { return audit.Run(ctx, cfg, env) })
+	conn := servicetest.Dial(w.t, cfg.Listen)
 	w.audit, w.letters = auditv1.NewAuditServiceClient(conn), auditv1.NewDeadLetterServiceClient(conn)
 	w.stats = platformv1.NewStatusServiceClient(conn)
 }
-
-// background runs a part until the returned stop is called, or the test ends.
-func background(tb testing.TB, name string, run func(context.Context) error) (stop func()) {
-	tb.Helper()
-	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
-	done := make(chan error, 1)
-	go func() { done <- run(ctx) }()
-	stopped := false
-	stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
-		cancel()
-		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
-			tb.Errorf("%s: %v", name, err)
-		}
-	}
-	tb.Cleanup(stop)
-	return stop
-}
-
-type noLetters struct{ t testing.TB }
-
-func (l noLetters) Record(_ context.Context, e event.Event, reason string) error {
-	l.t.Errorf("event %d could not be published: %s", e.Position, reason)
-	return nil
-}
-
-func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // append plays a service that decides something about a job.
 func (w *world) append(j job.Job, meta event.Meta, facts ...job.Event) []event.Event {

@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -13,8 +12,6 @@ import (
 	"hodei.dev/libs/service/command"
 	registryv1 "hodei.dev/proto/hodei/registry/v1"
 )
-
-type registryv1Conn = *grpc.ClientConn
 
 // agent is a test's agent: it speaks the protocol, and does nothing by itself,
 // so that a test can have it misbehave.

@@ -3,9 +3,7 @@ package registry_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,14 +19,12 @@ import (
 	"hodei.dev/libs/eventing/bus"
 	"hodei.dev/libs/eventing/event"
 	"hodei.dev/libs/eventing/eventingtest"
-	"hodei.dev/libs/eventing/relay"
 	"hodei.dev/libs/eventing/store"
 	"hodei.dev/libs/platform/call"
 	"hodei.dev/libs/platform/process"
-	"hodei.dev/libs/platform/rpc"
-	"hodei.dev/libs/platform/telemetry"
 	"hodei.dev/libs/service/aggregate"
 	"hodei.dev/libs/service/command"
+	"hodei.dev/libs/service/servicetest"
 	registryv1 "hodei.dev/proto/hodei/registry/v1"
 	"hodei.dev/services/registry"
 )
@@ -62,27 +58,12 @@ type replica struct {
 
 func newWorld(tb testing.TB) *world {
 	tb.Helper()
-	w := &world{t: tb, url: eventingtest.Postgres(tb), nats: eventingtest.NATS(tb)}
-	cfg := registry.Default()
-	cfg.PostgresURL = w.url
-	if err := registry.Migrate(tb.Context(), cfg); err != nil {
-		tb.Fatal(err)
-	}
-	w.nc = w.nats.Conn()
-	var err error
-	w.store, err = store.Open(tb.Context(), store.Config{URL: w.url, OnCommit: bus.Nudger(w.nc), Log: quiet()})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(w.store.Close)
-	r, err := relay.New(relay.Config{
-		Store: w.store, NC: w.nc, JS: eventingtest.JetStream(tb, w.nc), DeadLetters: noLetters{tb},
-		Base: func(context.Context) (int64, error) { return 0, nil }, Log: quiet(),
+	g := servicetest.New(tb, func(ctx context.Context, url string) error {
+		cfg := registry.Default()
+		cfg.PostgresURL = url
+		return registry.Migrate(ctx, cfg)
 	})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	background(tb, "relay", r.Run)
+	w := &world{t: tb, url: g.URL, nats: g.NATS, nc: g.NC, store: g.Store}
 	w.replica = w.start()
 	return w
 }
@@ -92,11 +73,7 @@ func (w *world) start(change ...func(*registry.Config)) *replica {
 	w.t.Helper()
 	cfg := registry.Default()
 	cfg.PostgresURL, cfg.NATSURL = w.url, w.nats.URL()
-	dir, err := os.MkdirTemp("", "r") // t.TempDir may be too long for a socket
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := servicetest.SocketDir(w.t)
 	cfg.Listen, cfg.AgentListen = "unix://"+filepath.Join(dir, "rpc"), "unix://"+filepath.Join(dir, "agents")
 	for _, f := range change {
 		f(&cfg)
@@ -104,59 +81,12 @@ func (w *world) start(change ...func(*registry.Config)) *replica {
 	if err := cfg.Validate(); err != nil {
 		w.t.Fatal(err)
 	}
-	tel, err := telemetry.Setup(w.t.Context(), telemetry.Options{Service: "registry", LogLevel: "warn", LogWriter: w.t.Output()})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	health := process.NewHealth(nil)
-	env := process.Env{Log: tel.Log, Tel: tel, Health: health, Version: "test"}
-	r := &replica{stop: background(w.t, "registry", func(ctx context.Context) error { return registry.Run(ctx, cfg, env) })}
-	eventingtest.Eventually(w.t, "the registry", func() bool { ready, _ := health.Ready(); return ready })
-	conn, door := dial(w.t, cfg.Listen), dial(w.t, cfg.AgentListen)
+	r := &replica{stop: servicetest.Start(w.t, "registry", "warn", func(ctx context.Context, env process.Env) error { return registry.Run(ctx, cfg, env) })}
+	conn, door := servicetest.Dial(w.t, cfg.Listen), servicetest.Dial(w.t, cfg.AgentListen)
 	r.workers, r.tokens = registryv1.NewWorkerServiceClient(conn), registryv1.NewWorkerTokenServiceClient(conn)
 	r.logs, r.agents = registryv1.NewLogServiceClient(conn), registryv1.NewWorkerAgentServiceClient(door)
 	return r
 }
-
-func dial(tb testing.TB, addr string) registryv1Conn {
-	tb.Helper()
-	conn, err := rpc.Dial(addr)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { _ = conn.Close() })
-	return conn
-}
-
-// background runs a part until the returned stop is called, or the test ends.
-func background(tb testing.TB, name string, run func(context.Context) error) (stop func()) {
-	tb.Helper()
-	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
-	done := make(chan error, 1)
-	go func() { done <- run(ctx) }()
-	stopped := false
-	stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
-		cancel()
-		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
-			tb.Errorf("%s: %v", name, err)
-		}
-	}
-	tb.Cleanup(stop)
-	return stop
-}
-
-type noLetters struct{ t testing.TB }
-
-func (l noLetters) Record(_ context.Context, e event.Event, reason string) error {
-	l.t.Errorf("event %d could not be published: %s", e.Position, reason)
-	return nil
-}
-
-func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // as is the context of a call by ann.
 func (w *world) as() context.Context { return call.With(w.t.Context(), call.Call{Actor: "user/ann"}) }

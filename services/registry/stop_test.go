@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"hodei.dev/libs/domain/job"
+	"hodei.dev/libs/service/servicetest"
 	registryv1 "hodei.dev/proto/hodei/registry/v1"
 	"hodei.dev/services/registry"
 )
@@ -57,7 +58,7 @@ func TestStopWhileAnAgentIsCutOff(t *testing.T) {
 				t.Fatal(err)
 			}
 			l := newLink(t, issued.GetAgentAddress())
-			w.agents = registryv1.NewWorkerAgentServiceClient(dial(t, l.addr()))
+			w.agents = registryv1.NewWorkerAgentServiceClient(servicetest.Dial(t, l.addr()))
 			cutOff(w, l)
 			began := time.Now()
 			w.stop()

@@ -17,6 +17,7 @@ import (
 	"hodei.dev/libs/eventing/event"
 	"hodei.dev/libs/eventing/eventingtest"
 	"hodei.dev/libs/eventing/store"
+	"hodei.dev/libs/service/servicetest"
 	registryv1 "hodei.dev/proto/hodei/registry/v1"
 )
 
@@ -153,7 +154,7 @@ func TestHeartbeats(t *testing.T) {
 	done := make(chan error, 1)
 	since := time.Now().Add(-time.Hour)
 	go func() {
-		done <- bus.SubscribeTelemetry(ctx, eventingtest.JetStream(t, w.nc), bus.TelemetryConfig{Type: "WorkerHeartbeat", Since: since, Log: quiet()}, func(m bus.Telemetry) { got <- m })
+		done <- bus.SubscribeTelemetry(ctx, eventingtest.JetStream(t, w.nc), bus.TelemetryConfig{Type: "WorkerHeartbeat", Since: since, Log: servicetest.Quiet()}, func(m bus.Telemetry) { got <- m })
 	}()
 	a.say(&registryv1.ConnectRequest{Message: &registryv1.ConnectRequest_Heartbeat{Heartbeat: &registryv1.Heartbeat{Sequence: 1}}})
 	if ack := hear(a, (*registryv1.ConnectResponse).GetHeartbeatAck); ack.GetSequence() != 1 {

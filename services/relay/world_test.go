@@ -2,9 +2,7 @@ package relay_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -18,9 +16,9 @@ import (
 	"hodei.dev/libs/eventing/projection"
 	"hodei.dev/libs/eventing/store"
 	"hodei.dev/libs/platform/process"
-	"hodei.dev/libs/platform/rpc"
 	"hodei.dev/libs/platform/telemetry"
 	"hodei.dev/libs/service/aggregate"
+	"hodei.dev/libs/service/servicetest"
 	platformv1 "hodei.dev/proto/hodei/platform/v1"
 	relayv1 "hodei.dev/proto/hodei/relay/v1"
 	"hodei.dev/services/relay"
@@ -51,7 +49,7 @@ func newWorld(tb testing.TB) *world {
 	}
 	nc := w.nats.Conn()
 	var err error
-	w.store, err = store.Open(tb.Context(), store.Config{URL: w.url, OnCommit: bus.Nudger(nc), Log: quiet()})
+	w.store, err = store.Open(tb.Context(), store.Config{URL: w.url, OnCommit: bus.Nudger(nc), Log: servicetest.Quiet()})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -70,25 +68,17 @@ func (w *world) config() relay.Config {
 func (w *world) start() {
 	w.t.Helper()
 	cfg := w.config()
-	dir, err := os.MkdirTemp("", "r") // t.TempDir may be too long for a socket
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	cfg.Listen = "unix://" + filepath.Join(dir, "rpc")
+	cfg.Listen = "unix://" + filepath.Join(servicetest.SocketDir(w.t), "rpc")
+	var err error
 	w.tel, err = telemetry.Setup(w.t.Context(), telemetry.Options{Service: "relay", LogLevel: "error", LogWriter: w.t.Output()})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.health = process.NewHealth(nil)
 	env := process.Env{Log: w.tel.Log, Tel: w.tel, Health: w.health, Version: "test"}
-	w.stop = w.background("relay", func(ctx context.Context) error { return relay.Run(ctx, cfg, env) })
+	w.stop = servicetest.Background(w.t, "relay", func(ctx context.Context) error { return relay.Run(ctx, cfg, env) })
 	w.ready()
-	conn, err := rpc.Dial(cfg.Listen)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { _ = conn.Close() })
+	conn := servicetest.Dial(w.t, cfg.Listen)
 	w.relay, w.status = relayv1.NewCompletenessServiceClient(conn), platformv1.NewStatusServiceClient(conn)
 }
 
@@ -96,28 +86,6 @@ func (w *world) ready() {
 	w.t.Helper()
 	eventingtest.Eventually(w.t, "the relay", func() bool { ready, _ := w.health.Ready(); return ready })
 }
-
-// background runs a part until the returned stop is called, or the test ends.
-func (w *world) background(name string, run func(context.Context) error) (stop func()) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(w.t.Context()))
-	done := make(chan error, 1)
-	go func() { done <- run(ctx) }()
-	stopped := false
-	stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
-		cancel()
-		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
-			w.t.Errorf("%s: %v", name, err)
-		}
-	}
-	w.t.Cleanup(stop)
-	return stop
-}
-
-func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // queue appends the first events of n jobs: two each.
 func (w *world) queue(n int) {
@@ -170,10 +138,10 @@ func (w *world) reader() *reader {
 	if err := bus.Ensure(w.t.Context(), js, "reader", 1); err != nil {
 		w.t.Fatal(err)
 	}
-	w.background("reader", func(ctx context.Context) error {
+	servicetest.Background(w.t, "reader", func(ctx context.Context) error {
 		for ctx.Err() == nil {
 			p, err := projection.New(projection.Config{
-				Service: "reader", Schema: "reader", Pool: pool, Store: w.store, NC: nc, JS: js, Log: quiet(), Reset: nothing,
+				Service: "reader", Schema: "reader", Pool: pool, Store: w.store, NC: nc, JS: js, Log: servicetest.Quiet(), Reset: nothing,
 				Apply: func(ctx context.Context, tx pgx.Tx, events []event.Event) error {
 					for _, e := range events {
 						if _, err := tx.Exec(ctx, "insert into reader.seen values ($1, $2)", e.Position, e.ID); err != nil {

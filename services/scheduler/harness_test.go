@@ -2,9 +2,7 @@ package scheduler_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -12,16 +10,13 @@ import (
 
 	"hodei.dev/libs/domain/job"
 	"hodei.dev/libs/domain/provider"
-	"hodei.dev/libs/eventing/bus"
 	"hodei.dev/libs/eventing/event"
 	"hodei.dev/libs/eventing/eventingtest"
-	"hodei.dev/libs/eventing/relay"
 	"hodei.dev/libs/eventing/store"
 	"hodei.dev/libs/platform/call"
 	"hodei.dev/libs/platform/process"
-	"hodei.dev/libs/platform/rpc"
-	"hodei.dev/libs/platform/telemetry"
 	"hodei.dev/libs/service/aggregate"
+	"hodei.dev/libs/service/servicetest"
 	platformv1 "hodei.dev/proto/hodei/platform/v1"
 	schedulerv1 "hodei.dev/proto/hodei/scheduler/v1"
 	"hodei.dev/services/scheduler"
@@ -51,27 +46,12 @@ func newWorld(tb testing.TB) *world {
 // limitedWorld is one whose scheduler takes on no more than that.
 func limitedWorld(tb testing.TB, limit scheduler.Admission) *world {
 	tb.Helper()
-	w := &world{limit: limit, t: tb, url: eventingtest.Postgres(tb), nats: eventingtest.NATS(tb)}
-	cfg := scheduler.Default()
-	cfg.PostgresURL = w.url
-	if err := scheduler.Migrate(tb.Context(), cfg); err != nil {
-		tb.Fatal(err)
-	}
-	nc := w.nats.Conn()
-	var err error
-	w.store, err = store.Open(tb.Context(), store.Config{URL: w.url, OnCommit: bus.Nudger(nc), Log: quiet()})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(w.store.Close)
-	r, err := relay.New(relay.Config{
-		Store: w.store, NC: nc, JS: eventingtest.JetStream(tb, nc), DeadLetters: noLetters{tb},
-		Base: func(context.Context) (int64, error) { return 0, nil }, Log: quiet(),
+	g := servicetest.New(tb, func(ctx context.Context, url string) error {
+		cfg := scheduler.Default()
+		cfg.PostgresURL = url
+		return scheduler.Migrate(ctx, cfg)
 	})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	background(tb, "relay", r.Run)
+	w := &world{limit: limit, t: tb, url: g.URL, nats: g.NATS, store: g.Store}
 	w.start()
 	return w
 }
@@ -81,57 +61,11 @@ func (w *world) start() {
 	w.t.Helper()
 	cfg := scheduler.Default()
 	cfg.PostgresURL, cfg.NATSURL, cfg.Admission = w.url, w.nats.URL(), w.limit
-	dir, err := os.MkdirTemp("", "s") // t.TempDir may be too long for a socket
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	cfg.Listen = "unix://" + filepath.Join(dir, "rpc")
-	tel, err := telemetry.Setup(w.t.Context(), telemetry.Options{Service: "scheduler", LogLevel: "error", LogWriter: w.t.Output()})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	health := process.NewHealth(nil)
-	env := process.Env{Log: tel.Log, Tel: tel, Health: health, Version: "test"}
-	w.stop = background(w.t, "scheduler", func(ctx context.Context) error { return scheduler.Run(ctx, cfg, env) })
-	eventingtest.Eventually(w.t, "the scheduler", func() bool { ready, _ := health.Ready(); return ready })
-	conn, err := rpc.Dial(cfg.Listen)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { _ = conn.Close() })
+	cfg.Listen = "unix://" + filepath.Join(servicetest.SocketDir(w.t), "rpc")
+	w.stop = servicetest.Start(w.t, "scheduler", "error", func(ctx context.Context, env process.Env) error { return scheduler.Run(ctx, cfg, env) })
+	conn := servicetest.Dial(w.t, cfg.Listen)
 	w.jobs, w.stats = schedulerv1.NewJobServiceClient(conn), platformv1.NewStatusServiceClient(conn)
 }
-
-// background runs a part until the returned stop is called, or the test ends.
-func background(tb testing.TB, name string, run func(context.Context) error) (stop func()) {
-	tb.Helper()
-	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
-	done := make(chan error, 1)
-	go func() { done <- run(ctx) }()
-	stopped := false
-	stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
-		cancel()
-		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
-			tb.Errorf("%s: %v", name, err)
-		}
-	}
-	tb.Cleanup(stop)
-	return stop
-}
-
-type noLetters struct{ t testing.TB }
-
-func (l noLetters) Record(_ context.Context, e event.Event, reason string) error {
-	l.t.Errorf("event %d could not be published: %s", e.Position, reason)
-	return nil
-}
-
-func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // as is the context of a call by ann.
 func (w *world) as() context.Context {

@@ -81,15 +81,6 @@ func NewRoot(cfg Config) (*Root, error) {
 	return r, nil
 }
 
-// Detect says what a root made now would be able to do.
-func Detect() Capabilities {
-	_, caps, err := findPlacement(Auto)
-	if err != nil {
-		return Capabilities{Mode: Groups, Reason: err.Error()}
-	}
-	return caps
-}
-
 // Capabilities says what this root can do.
 func (r *Root) Capabilities() Capabilities { return r.caps }
 

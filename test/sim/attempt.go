@@ -26,6 +26,7 @@ func (a *agent) run(m message) {
 	case a.stopping != "":
 		refuse(a.stopping)
 	case a.cur != nil:
+		a.w.busy = append(a.w.busy, busy{a.worker, a.cur.key, k})
 		refuse("busy")
 	case a.ending > 0:
 		a.waiting = &m

@@ -17,6 +17,9 @@ var mutants = []struct {
 	{"the dispatcher takes a session that is gone for a refusal", breakage{goneRefuses: true}, []string{crash, crashAtPoint}},
 	{"registry never looks whether a session should not be any more", breakage{noSessionCheck: true}, []string{lostCommand, illProvider}},
 	{"the dispatcher does not hear what a probe of a path finds", breakage{forgetsProbes: true}, []string{lostReply, lostCommand}},
+	// Whoever ends an attempt without its agent's word ends its worker in the same append, and
+	// Terminate kills what the agent has: only where an acknowledgement was lost is the Drop all there is.
+	{"registry leaves an agent that is back with an attempt that is over", breakage{neverDrops: true}, []string{crash, crashAtPoint}},
 	{"a failed hand-over does not end its worker", breakage{keepsWorker: true}, nil},
 	{"registry starts attempts that are stale", breakage{startsStale: true}, []string{lateStream, lostReply}},
 	{"registry says START before the log says RUNNING", breakage{startsEarly: true}, nil},

@@ -176,6 +176,7 @@ func (s *session) reconcile(t *task, held core.Held) error {
 			}
 		}
 		switch {
+		case plan.Drop && s.w.broken.neverDrops:
 		case plan.Drop:
 			s.drop(held.JobID, held.Attempt, plan.Reason)
 		case plan.Begin:

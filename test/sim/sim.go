@@ -126,6 +126,9 @@ func (w *world) judge(plan []Fault) Outcome {
 	}
 	v.leftovers()
 	v.circuits()
+	for _, b := range v.w.busy {
+		v.wrong("worker/%s: its agent is given attempt %d of job %s and still has attempt %d of job %s, which is over", b.worker, b.offered.attempt, b.offered.job, b.has.attempt, b.has.job)
+	}
 	for _, t := range w.timeouts {
 		if t.calm && t.deadline.Kind == monitor.Assigned {
 			v.wrong("job/%s: it waited for the deadline of ASSIGNED although the dispatcher was there", t.stream)

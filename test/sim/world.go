@@ -50,6 +50,8 @@ type world struct {
 	elsewhere bool
 	// disturbed is until when the dispatcher could not do its work.
 	disturbed time.Time
+	// busy are the attempts that an agent did not take because it had another one.
+	busy []busy
 	// accepted are the attempts that an agent has said that it takes.
 	accepted map[key]bool
 	timeouts []timeout
@@ -60,7 +62,7 @@ type world struct {
 type breakage struct {
 	requeuesUnfenced, ignoresRefusals, keepsWorker, startsStale, startsEarly, agentStartsAlone bool
 	keepsBusy, outlivesLease, destroysAgentOnly, confirmsFirst, numbersByArrival               bool
-	goneRefuses, noSessionCheck, forgetsProbes                                                 bool
+	goneRefuses, noSessionCheck, forgetsProbes, neverDrops                                     bool
 }
 
 // planOfJob is what a client asks for and what its command will do.
@@ -115,6 +117,11 @@ type timeout struct {
 	// calm: the dispatcher was there all the time, and no agent was cut off, or stopped,
 	// that had accepted.
 	calm bool
+}
+
+type busy struct {
+	worker       string
+	has, offered key
 }
 
 // note is a line of the story of what is outside the log.

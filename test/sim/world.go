@@ -114,8 +114,8 @@ func (p *planOfJob) attempt(n int) planOfAttempt {
 type timeout struct {
 	deadline core.Deadline
 	stream   string
-	// calm: the dispatcher was there all the time, and no agent was cut off, or stopped,
-	// that had accepted.
+	// calm: the dispatcher was there all the time, and no agent was cut off, stopped or
+	// killed that had accepted.
 	calm bool
 }
 
@@ -135,8 +135,9 @@ func (w *world) tell(about, text string) { w.notes = append(w.notes, note{w.now,
 
 func (w *world) timeout(d core.Deadline, s *stream) {
 	calm := d.Since.After(w.disturbed)
-	if r := w.machine.resources[s.job.WorkerID]; r != nil && w.accepted[key{s.id, s.job.Attempt}] {
-		calm = calm && !w.chaos.cuts[r.worker].After(d.Since) && !r.agent.paused.After(d.Since)
+	if w.accepted[key{s.id, s.job.Attempt}] {
+		r := w.machine.resources[s.job.WorkerID]
+		calm = calm && r != nil && !r.agent.dead && !r.agent.paused.After(d.Since) && !w.chaos.cuts[r.worker].After(d.Since)
 	}
 	w.timeouts = append(w.timeouts, timeout{d, s.id, calm})
 }

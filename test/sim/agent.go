@@ -77,7 +77,7 @@ func (m *machine) boot(r *resource, token string) {
 		nonce := "nonce"
 		for pause := reconnectFirst; ; pause = min(2*pause, reconnectMost) {
 			t.sleep(a.w.net.latency())
-			if reg := a.w.registry; reg != nil && !reg.dead && !a.w.chaos.cut(a.worker) {
+			if reg := a.w.door(); reg != nil && !a.w.chaos.cut(a.worker) {
 				answer := &box[string]{}
 				reg.start(func(rt *task) {
 					refused, err := reg.enrol(rt, a.worker, a.token, nonce)
@@ -135,8 +135,8 @@ func (a *agent) connect() {
 	if a.stream != nil {
 		return
 	}
-	reg := a.w.registry
-	if reg == nil || reg.dead || a.w.chaos.cut(a.worker) {
+	reg := a.w.door()
+	if reg == nil || a.w.chaos.cut(a.worker) {
 		a.again()
 		return
 	}
@@ -151,7 +151,7 @@ func (a *agent) connect() {
 		return
 	}
 	a.connections++
-	s, connection := &agentStream{w: a.w, agent: a}, a.connections
+	s, connection := &agentStream{w: a.w, agent: a, door: reg}, a.connections
 	a.stream, a.welcomed, a.heard, a.refused = s, false, a.now, time.Time{}
 	held := core.Held{}
 	if c := a.cur; c != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"hodei.dev/libs/domain/catalogue"
@@ -34,6 +35,7 @@ const (
 	skewClock     = "clock jump"
 	twoActive     = "two dispatchers"
 	logAway       = "event log away"
+	offTheBus     = "off the bus"
 	slowDelivery  = "slow delivery"
 	rewound       = "redelivery"
 	lostCommand   = "lost commands"
@@ -59,7 +61,7 @@ const (
 var restarts = []string{crash, crashAtPoint, rewound, twoActive}
 
 var anything = []string{
-	crash, crash, crashAtPoint, crashAtPoint, crashAtPoint, pauseService, skewClock, twoActive, logAway, slowDelivery, rewound,
+	crash, crash, crashAtPoint, crashAtPoint, crashAtPoint, pauseService, skewClock, twoActive, logAway, offTheBus, offTheBus, slowDelivery, rewound,
 	lostCommand, lostReply, twiceCommand, lateCommand, lateCommand, lateStream, lateStream, lateHello, lateHello, lostAnswer, lostHeartbeat, cutAgent, cutAgent, stuckAgent, killAgent, killAgent, pauseAgent, pauseAgent,
 	loseResource, illProvider, slowProvider, failProvider, strayResource,
 }
@@ -67,7 +69,10 @@ var anything = []string{
 // faultTime is how long things go wrong.
 const faultTime = 2 * time.Minute
 
-var services = []string{catalogue.Dispatcher, catalogue.Registry, catalogue.Provisioner, catalogue.TimeoutMonitor}
+// registryToo is registry's second replica: both have sessions, one reacts to events.
+const registryToo = catalogue.Registry + " 2"
+
+var services = []string{catalogue.Dispatcher, catalogue.Registry, registryToo, catalogue.Provisioner, catalogue.TimeoutMonitor}
 
 // planOf makes the faults of a seed.
 func planOf(rng *rand.Rand, kinds []string) []Fault {
@@ -134,6 +139,10 @@ func (c *chaos) inject(f Fault) {
 	case logAway:
 		w.log.away = w.now.Add(f.For / 2)
 		w.disturb(f.For / 2)
+	case offTheBus:
+		if p := w.running[f.Who]; strings.HasPrefix(f.Who, catalogue.Registry) {
+			p.offBus, p.silent = w.now.Add(f.For), f.N%2 == 0
+		}
 	case rewound:
 		for _, feed := range w.log.feeds {
 			if !feed.dead && feed.name == f.Who {

@@ -26,7 +26,8 @@
 // # What goes wrong
 //
 // Services are killed between any two steps (before an append, after it, before RUN,
-// before a position is stored), stopped, started beside themselves; clocks jump; the log
+// before a position is stored), stopped, started beside themselves; of registry's two
+// replicas one may be off the bus, with or without anybody being told; clocks jump; the log
 // goes away or loses an answer; commands are lost, late, doubled; agents are killed,
 // stopped, cut off; providers fail, are slow, lose resources or grow some of their own.
 // All of it is a list of faults, so that a failing one can be shortened: [Shrink].

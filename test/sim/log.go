@@ -245,20 +245,22 @@ type feed struct {
 	// handle takes events; an error has them come again. stored is told what was handled.
 	handle func(t *task, f fact) error
 	stored func(position int64)
+	over   bool // its process does something else now
 	wake   queue[struct{}]
 }
 
 // follow starts a feed after a position.
-func (l *eventLog) follow(p *process, position int64, handle func(t *task, f fact) error, stored func(int64)) {
+func (l *eventLog) follow(p *process, position int64, handle func(t *task, f fact) error, stored func(int64)) *feed {
 	f := &feed{process: p, log: l, position: position, handle: handle, stored: stored}
 	kept := l.feeds[:0]
 	for _, o := range l.feeds {
-		if !o.dead {
+		if !o.dead && !o.over {
 			kept = append(kept, o)
 		}
 	}
 	l.feeds = append(kept, f)
 	p.start(f.run)
+	return f
 }
 
 func (f *feed) nudge() {
@@ -274,11 +276,14 @@ func (f *feed) rewind(n int64) {
 }
 
 func (f *feed) run(t *task) {
-	for {
+	for !f.over {
 		if f.position >= int64(len(f.log.events)) {
 			take(t, &f.wake, 0)
 		}
 		t.sleep(f.log.w.chaos.delivery())
+		if f.cutOff() {
+			t.sleep(f.offBus.Sub(f.now))
+		}
 		for n := 0; n < 32 && f.position < int64(len(f.log.events)); n++ {
 			at := f.position
 			if err := f.handle(t, f.log.events[at]); err != nil {

@@ -70,6 +70,10 @@ type process struct {
 	name   string
 	dead   bool
 	paused time.Time
+	// offBus is until when it cannot be reached by commands, nor hears of events; silent:
+	// nobody is told so.
+	offBus time.Time
+	silent bool
 	// skew is how far its clock is off.
 	skew  time.Duration
 	tasks map[*task]bool
@@ -97,6 +101,9 @@ func (p *process) ifAlive(do func()) {
 		do()
 	}
 }
+
+// cutOff tells whether it is off the bus.
+func (p *process) cutOff() bool { return p.offBus.After(p.now) }
 
 // pause stops the process, like SIGSTOP.
 func (p *process) pause(d time.Duration) { p.paused = p.now.Add(d) }

@@ -70,7 +70,7 @@ func (n *network) ping(t *task, workerID string, epoch int64, within time.Durati
 func (n *network) ask(t *task, to address, c command, within time.Duration) answer {
 	came := &box[answer]{}
 	c.reply = func(a answer) {
-		if n.w.chaos.loses(lostReply) {
+		if s := n.listener(to); n.w.chaos.loses(lostReply) || s != nil && s.cutOff() {
 			return
 		}
 		a.heard = true
@@ -85,9 +85,10 @@ func (n *network) ask(t *task, to address, c command, within time.Duration) answ
 	}
 	for range copies {
 		n.w.after(n.latency()+n.w.chaos.late(), func() {
-			if s := n.listener(to); s != nil {
+			switch s := n.listener(to); {
+			case s != nil && !s.cutOff():
 				s.in.put(c)
-			} else {
+			case s == nil || !s.silent:
 				n.w.after(n.latency(), func() { came.put(answer{refusal: "no registry holds the worker's session", gone: true}) })
 			}
 		})
@@ -106,7 +107,7 @@ func (n *network) tell(to address, c command) {
 	}
 	c.reply = func(answer) {}
 	n.w.after(n.latency()+n.w.chaos.late(), func() {
-		if s := n.listener(to); s != nil {
+		if s := n.listener(to); s != nil && !s.cutOff() {
 			s.in.put(c)
 		}
 	})
@@ -140,6 +141,7 @@ func (n *network) listener(to address) *session {
 type agentStream struct {
 	w       *world
 	agent   *agent
+	door    *registry
 	session *session
 	stuck   time.Time
 	// up and down are when the last message on each way arrives.

@@ -157,7 +157,7 @@ func (e *provisioner) provide(t *task, id string, own *errand) error {
 // token asks registry until it answers or the worker is not wanted any more.
 func (e *provisioner) token(t *task, id string) (string, error) {
 	for {
-		if r := e.w.registry; r != nil && !r.dead && !r.paused.After(r.now) && e.w.log.read(t) == nil {
+		if r := e.w.door(); r != nil && !r.paused.After(r.now) && e.w.log.read(t) == nil {
 			s := e.w.log.get(id)
 			if s.worker.State == worker.StateTerminating || s.worker.State == worker.StateTerminated {
 				return "", fault.New(fault.Precondition, "worker %s is %s", id, s.worker.State)

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"fmt"
 	"time"
 
 	"hodei.dev/libs/domain/catalogue"
@@ -22,20 +23,61 @@ type credentials struct {
 	beat       map[string]time.Time
 }
 
-// registry mirrors services/registry/internal/app and /session.
+// registry mirrors services/registry/internal/app and /session: one replica of it.
 type registry struct {
 	*process
-	w    *world
-	live map[string]*session
+	w *world
+	// replica names this process, which is not the one before it.
+	replica string
 }
 
 func (w *world) register(p *process) {
-	r := &registry{process: p, w: w, live: map[string]*session{}}
-	w.registry = r
-	p.start(func(*task) {
-		w.log.follow(p, w.positions[catalogue.Registry], r.react, func(at int64) { w.positions[catalogue.Registry] = at })
-	})
+	w.begun++
+	r := &registry{process: p, w: w, replica: fmt.Sprintf("%s/%d", p.name, w.begun)}
+	w.registries[p.name] = r
+	p.start(r.stand)
 	p.start(r.save)
+}
+
+// door is the replica that an agent, or the provisioner, comes to; nil where none lives.
+func (w *world) door() *registry {
+	var live []*registry
+	for _, name := range []string{catalogue.Registry, registryToo} {
+		if r := w.registries[name]; r != nil && !r.dead {
+			live = append(live, r)
+		}
+	}
+	if len(live) == 0 {
+		return nil
+	}
+	return live[w.rng.IntN(len(live))]
+}
+
+const (
+	roleCheck = time.Second
+	// roleLost is after how many checks a replica that is stopped has lost its role.
+	roleLost = 5
+)
+
+// stand has one replica at a time react to events. One that was stopped for long goes on
+// for a moment beside the one that has its role now.
+func (r *registry) stand(t *task) {
+	for away := 0; ; {
+		if h := r.w.reacting; h != nil && !h.dead && h.paused.After(r.now) {
+			away++
+		} else {
+			away = 0
+		}
+		if h := r.w.reacting; h == nil || h.dead || away > roleLost {
+			r.w.reacting = r
+			f := r.w.log.follow(r.process, r.w.positions[catalogue.Registry], r.react, func(at int64) { r.w.positions[catalogue.Registry] = at })
+			for r.w.reacting == r {
+				t.sleep(roleCheck)
+			}
+			f.over, away = true, 0
+		}
+		t.sleep(roleCheck)
+	}
 }
 
 // save stores now and then when sessions were last heard of, and ends those that a

@@ -76,6 +76,9 @@ func (s *session) open(t *task, connection int64, held core.Held) error {
 	if connection <= s.w.credentials.connection[s.worker.ID] && !s.w.broken.numbersByArrival {
 		return errStale
 	}
+	if s.cutOff() {
+		return errAway // nobody could reach the session
+	}
 	s.epoch = epoch + 1
 	s.w.credentials.epoch[s.worker.ID], s.w.credentials.connection[s.worker.ID] = s.epoch, connection
 	s.w.net.sessions[address{s.worker.ID, s.epoch}] = s
@@ -105,7 +108,7 @@ func (s *session) attach(t *task) error {
 		if s.going() || s.worker.Epoch == s.epoch {
 			return nil
 		}
-		facts, err := core.Attach(s.worker, s.epoch, "sim")
+		facts, err := core.Attach(s.worker, s.epoch, s.registry.replica)
 		if err != nil {
 			return err
 		}
@@ -205,7 +208,7 @@ func (s *session) hears(m message) {
 	}
 	s.lastBeat = s.clock()
 	s.stream.toAgent(message{kind: "beat", seq: m.seq})
-	if s.now.Sub(s.published) >= time.Second && !s.w.chaos.loses(lostHeartbeat) {
+	if s.now.Sub(s.published) >= time.Second && !s.cutOff() && !s.w.chaos.loses(lostHeartbeat) {
 		s.published = s.now
 		s.w.telemetry(s.worker.ID)
 	}

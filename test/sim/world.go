@@ -31,9 +31,13 @@ type world struct {
 	broken  breakage
 
 	// running are the services' processes, parts what they do.
-	running  map[string]*process
-	parts    map[string]func(*process)
-	registry *registry
+	running map[string]*process
+	parts   map[string]func(*process)
+	// registries are the replicas that live, by name.
+	registries map[string]*registry
+	// reacting is the one that reacts to events; begun counts how many there were.
+	reacting *registry
+	begun    int
 	monitor  *timeoutMonitor
 
 	// What follows is stored: it outlives the services.
@@ -155,14 +159,14 @@ func (w *world) telemetry(workerID string) {
 func newWorld(seed uint64, plan []Fault, broken breakage) *world {
 	l := &loop{now: epoch, rng: rand.New(rand.NewPCG(seed, 1))}
 	w := &world{
-		loop: l, seed: seed, broken: broken, elsewhere: seed%3 == 2, running: map[string]*process{}, positions: map[string]int64{}, rows: map[string]*row{},
+		loop: l, seed: seed, broken: broken, elsewhere: seed%3 == 2, running: map[string]*process{}, registries: map[string]*registry{}, positions: map[string]int64{}, rows: map[string]*row{},
 		beats: map[string]time.Time{}, jobs: map[string]*planOfJob{}, accepted: map[key]bool{},
 		credentials: credentials{token: map[string]registrycore.Token{}, epoch: map[string]int64{}, connection: map[string]int64{}, beat: map[string]time.Time{}},
 	}
 	w.log, w.net, w.machine = newLog(w), &network{w: w, sessions: map[address]*session{}}, &machine{w: w, resources: map[string]*resource{}}
 	w.chaos = newChaos(w, plan, seed)
 	w.parts = map[string]func(*process){
-		catalogue.Dispatcher: w.dispatch, catalogue.Registry: w.register, catalogue.Provisioner: w.provision, catalogue.TimeoutMonitor: w.watchClock,
+		catalogue.Dispatcher: w.dispatch, catalogue.Registry: w.register, registryToo: w.register, catalogue.Provisioner: w.provision, catalogue.TimeoutMonitor: w.watchClock,
 	}
 	return w
 }
@@ -190,11 +194,9 @@ func (w *world) crash(name string, down time.Duration) {
 		return
 	}
 	p.kill()
-	if name == catalogue.Registry {
-		for _, r := range w.machine.order {
-			if a := r.agent; !a.dead && a.stream != nil {
-				a.stream.closeByRegistry()
-			}
+	for _, r := range w.machine.order {
+		if a := r.agent; !a.dead && a.stream != nil && a.stream.door.process == p {
+			a.stream.closeByRegistry()
 		}
 	}
 	w.after(down, func() { w.launch(name) })

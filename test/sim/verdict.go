@@ -30,9 +30,6 @@ func (w *world) judge(plan []Fault) Outcome {
 	}
 	v.leftovers()
 	v.circuits()
-	for _, b := range v.w.busy {
-		v.wrong("worker/%s: its agent is given attempt %d of job %s and still has attempt %d of job %s, which is over", b.worker, b.offered.attempt, b.offered.job, b.has.attempt, b.has.job)
-	}
 	for _, t := range w.timeouts {
 		if t.calm && t.deadline.Kind == monitor.Assigned {
 			v.wrong("job/%s: it waited for the deadline of ASSIGNED although the dispatcher was there", t.stream)
@@ -167,8 +164,12 @@ func (s *stream) cut() bool {
 	return s.circuit.Kind == circuit.Path && !s.circuit.State.Settled()
 }
 
-// recovery: where only services restarted, nothing waits for a deadline.
+// recovery: where only services restarted, nothing waits for a deadline, and no agent is
+// given a job that still has another one.
 func (v *verdict) recovery() {
+	for _, b := range v.w.busy {
+		v.wrong("worker/%s: its agent is given attempt %d of job %s and still has attempt %d of job %s, which is over", b.worker, b.offered.attempt, b.offered.job, b.has.attempt, b.has.job)
+	}
 	for _, t := range v.w.timeouts {
 		switch t.deadline.Kind {
 		case "idle", "lifetime", "terminating", "running":

@@ -26,6 +26,10 @@ import (
 	"hodei.dev/libs/eventing/store"
 )
 
+// probe is how soon subscribers ask the log whether they have missed anything. Events that take twice
+// as long to come, on a machine that is busy, are an incident to them.
+const probe = 400 * time.Millisecond
+
 // subscriber is one of the ways to follow the log: it writes down what it was
 // given, in order, and which incidents it had.
 type subscriber struct {
@@ -110,7 +114,7 @@ func (p *pipeline) project(name string, types ...string) *subscriber {
 	s.got = func() []int64 { return rows.seen(p.tb) }
 	pr, err := projection.New(projection.Config{
 		Service: name, Schema: name, Types: types, Pool: rows.pool, Store: p.store, NC: p.nc, JS: p.js, Log: p.log,
-		ProbeInterval: 100 * time.Millisecond, Gather: -1, Incident: s.incident, IncidentAfter: time.Nanosecond,
+		ProbeInterval: probe, Gather: -1, Incident: s.incident, IncidentAfter: time.Nanosecond,
 		Apply: func(ctx context.Context, tx pgx.Tx, events []event.Event) error {
 			// A transaction that is idle for a second is ended.
 			if err := s.pass(ctx, func() error { _, err := tx.Exec(ctx, `select 1`); return err }); err != nil {
@@ -148,7 +152,7 @@ func (p *pipeline) react(name string, types ...string) *subscriber {
 	}
 	c, err := consumer.New(consumer.Config{
 		Service: name, Types: types, Store: p.store, NC: p.nc, JS: p.js, Log: p.log, RetryDelay: time.Millisecond,
-		ProbeInterval: 100 * time.Millisecond, Incident: s.incident, IncidentAfter: time.Nanosecond,
+		ProbeInterval: probe, Incident: s.incident, IncidentAfter: time.Nanosecond,
 		Start: func(context.Context) (int64, error) { return 0, nil },
 		Handle: func(ctx context.Context, events []event.Event) error {
 			if err := s.pass(ctx, func() error { return nil }); err != nil {

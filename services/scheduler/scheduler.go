@@ -60,7 +60,7 @@ func Run(ctx context.Context, cfg Config, env process.Env) error {
 	hub := consume.NewHub(c.NC, c.JS, c.Log, live)
 	read := postgres.NewJobs(c.Store.Pool())
 	if c.RPC != nil {
-		providers := postgres.NewProviders(c.Store.Pool(), c.Store, projection.Position)
+		providers := postgres.NewProviders(c.Store.Pool(), c.Store, c.Name)
 		schedulerv1.RegisterJobServiceServer(c.RPC.GRPC(), &rpc.Server{
 			Jobs: app.New(c.Store, providers, app.NewGate(cfg.Admission.limits(), read, time.Now), time.Now), Read: read, Meta: c.Meta,
 			Watch:    func(jobID string) rpc.Feed { return hub.Watch(jobID) },

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -23,26 +22,24 @@ type Log interface {
 type Providers struct {
 	pool *pgxpool.Pool
 	log  Log
-	// position is where the projection is; events after it are read from the log.
-	position func(ctx context.Context) (int64, error)
+	// projection is the name of the projection; events after its position are read from the log.
+	projection string
 }
 
-// NewProviders returns the providers of a database. position tells how far the
-// projection is.
-func NewProviders(pool *pgxpool.Pool, log Log, position func(ctx context.Context) (int64, error)) *Providers {
-	return &Providers{pool: pool, log: log, position: position}
+// NewProviders returns the providers of a database, as the projection of this name has them.
+func NewProviders(pool *pgxpool.Pool, log Log, projection string) *Providers {
+	return &Providers{pool: pool, log: log, projection: projection}
 }
 
 // Known tells whether an enabled provider has this name or id. A name that the
 // projection does not have yet is looked for in the rest of the log, so that a
 // provider can be used as soon as its registration was answered.
 func (p *Providers) Known(ctx context.Context, nameOrID string) (bool, error) {
-	position, err := p.position(ctx) // first, so that nothing falls between
-	if err != nil {
-		return false, fmt.Errorf("read the projection's position: %w", err)
-	}
 	var known bool
-	err = p.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM scheduler.providers WHERE enabled AND (name = $1 OR id::text = lower($1)))`, nameOrID).Scan(&known)
+	var position int64
+	// Both of one moment: a projection that is being made anew goes back.
+	err := p.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM scheduler.providers WHERE enabled AND (name = $1 OR id::text = lower($1))),
+		coalesce((SELECT position FROM scheduler.positions WHERE name = $2), 0)`, nameOrID, p.projection).Scan(&known, &position)
 	if err != nil || known {
 		return known, err
 	}

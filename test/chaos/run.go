@@ -155,7 +155,11 @@ func (p *platform) checkLog(ctx context.Context, holes bool) (check.Report, erro
 		if err != nil || len(r.Violations) == 0 || time.Now().After(deadline) {
 			return r, err
 		}
-		time.Sleep(time.Second)
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return r, ctx.Err()
+		}
 	}
 }
 
